@@ -1,0 +1,1 @@
+"""What every room may use: errors, named drops, addresses, timers, back-off, configuration."""

@@ -1,0 +1,32 @@
+"""Every packet or message that is discarded has a name, and every name is counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import StrEnum
+
+
+class Drop(StrEnum):
+    """Why something from outside was discarded."""
+
+    # tunnel (WireGuard messages)
+    TUNNEL_RUNT = "tunnel: too short for its type"
+    TUNNEL_UNKNOWN_TYPE = "tunnel: unknown message type"
+
+    # stack (IP, ICMP, UDP, TCP inside the tunnel)
+
+    # signalling (control messages)
+
+    # relay, notification, DNS
+
+
+class DropCounter(Counter[Drop]):
+    """Counts drops by name; a missing name counts zero."""
+
+    def drop(self, reason: Drop, count: int = 1) -> None:
+        """Count ``count`` discarded things for ``reason``."""
+        self[reason] += count
+
+    def by_name(self) -> dict[str, int]:
+        """The counts so far, as plain names for status output and logs."""
+        return {reason.value: count for reason, count in sorted(self.items()) if count}
