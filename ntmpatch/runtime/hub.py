@@ -88,7 +88,7 @@ class HubThread:
         hub = gevent.get_hub()
         # An error in one greenlet is logged, never printed into the application's stderr.
         hub.exception_stream = None
-        hub.handle_error = _log_error  # type: ignore[method-assign]  # gevent's own hook
+        hub.handle_error = _log_error  # type: ignore[method-assign, assignment]  # gevent's own hook
         try:
             self._wake = hub.loop.async_()
             self._wake.start(self._serve)

@@ -1,0 +1,249 @@
+"""The carrier: a tunnel's datagrams on real sockets, whatever stands above the tunnel.
+
+Nodes and servers alike have one: UDP ports, the WireGuard peers of one static key, and the two
+kinds of inner payload, IP packets and control messages, sorted to those who want them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+
+from ntmpatch.base.addresses import Endpoint
+from ntmpatch.base.drops import Drop
+from ntmpatch.packet.capsulation import Capsulator
+from ntmpatch.runtime.alarm import Alarm
+from ntmpatch.runtime.udp import UdpPort
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ntmpatch.packet.tunnel.peer import Peer
+    from ntmpatch.packet.tunnel.tunnel import Tunnel, TunnelEvent
+    from ntmpatch.wire.segments import SuperSegment
+
+RELAY_FRAME = 0xC1
+"""First byte of a relayed datagram: ``C1 00 00 00 | session id u32``, then the tunnel packet."""
+
+RELAY_HEADER_SIZE = 8
+
+CONTROL = 0xC0
+"""First byte of an inner payload that is a control message."""
+
+
+class RelayedEndpoint(NamedTuple):
+    """A peer behind a relay server: its session there, and how its frames begin."""
+
+    relay: Endpoint
+    header: bytes
+
+
+class StreamLink(Protocol):
+    """A TCP connection that carries tunnel messages (the notification service's link)."""
+
+    def send(self, message: bytes) -> None:
+        """Queue one tunnel message; dropped if the connection is gone."""
+
+
+Path: TypeAlias = Endpoint | RelayedEndpoint | StreamLink
+"""Where a peer is: the endpoint of the tunnel room, which only compares it."""
+
+
+class Carrier:
+    """Carries one ``Tunnel``. All callbacks run in the hub.
+
+    ``on_packets(peer, packets, now)`` gets inner IP packets, views valid during the call;
+    ``on_control(peer, payload, path, now)`` one control message; ``on_event`` the tunnel's events;
+    ``before_wait(now)`` runs once after each wake-up, when output should be made, and returns the
+    next instant at which the cores above want to be called (None: never).
+    ``on_datagram(buffer, segment_size, source)`` sees a batch first and may claim it (relaying).
+    """
+
+    def __init__(
+        self,
+        tunnel: Tunnel[Path],
+        *,
+        on_packets: Callable[[Peer[Path], list[memoryview], float], None],
+        on_control: Callable[[Peer[Path], memoryview, Path, float], None],
+        on_event: Callable[[TunnelEvent, float], None],
+        before_wait: Callable[[float], float | None],
+        on_datagram: Callable[[memoryview, int, Endpoint], bool] | None = None,
+        gso: bool = True,
+    ) -> None:
+        self.tunnel = tunnel
+        self._on_packets = on_packets
+        self._on_control = on_control
+        self._on_event = on_event
+        self._before_wait = before_wait
+        self._on_datagram = on_datagram
+        self._gso = gso
+        self._ports: list[UdpPort] = []
+        self._by_family: dict[bool, UdpPort] = {}
+        self._relays: set[RelayedEndpoint] = set()
+        self._capsulator = Capsulator()
+        self._alarm = Alarm(self.wake)
+        self._flushing = False
+        self._closed = False
+
+    @property
+    def local_endpoints(self) -> tuple[Endpoint, ...]:
+        """What the UDP ports are bound to, wildcards as wildcards."""
+        return tuple(port.local for port in self._ports)
+
+    @property
+    def congested(self) -> bool:
+        """Whether the kernel's send buffer is full: output waits until it drains."""
+        return any(port.congested for port in self._ports)
+
+    def bind(self, binds: Sequence[Endpoint]) -> None:
+        """Open a UDP port at each of ``binds`` in place of those open now; OSError leaves these."""
+        fresh: list[UdpPort] = []
+        try:
+            fresh.extend(
+                UdpPort(
+                    bind,
+                    on_batch=self._batch,
+                    on_idle=self.wake,
+                    on_writable=self.wake,
+                    gso=self._gso,
+                )
+                for bind in binds
+            )
+        except OSError:
+            for port in fresh:
+                port.close()
+            raise
+        for port in self._ports:
+            port.close()
+        self._ports = fresh
+        self._by_family = {port.local.is_ipv6: port for port in reversed(fresh)}
+
+    def announce(self) -> None:
+        """Send every peer a keep-alive, so that it learns our new address (roaming)."""
+        now = time.monotonic()
+        for peer in list(self.tunnel.peers.values()):
+            peer.keepalive(now)
+        self.wake()
+
+    def relay_through(self, relayed: RelayedEndpoint) -> None:
+        """Accept frames of that session from that relay."""
+        self._relays.add(relayed)
+
+    def forget_relay(self, relayed: RelayedEndpoint) -> None:
+        """Accept such frames no more."""
+        self._relays.discard(relayed)
+
+    def close(self) -> None:
+        """Close the ports; nothing is sent or received any more."""
+        self._closed = True
+        self._alarm.close()
+        for port in self._ports:
+            port.close()
+        self._ports = []
+        self._by_family = {}
+
+    def receive(self, buffer: memoryview, segment_size: int, path: Path) -> None:
+        """Open tunnel messages that came by ``path``; output waits for ``wake``."""
+        now = time.monotonic()
+        for peer, packets in self.tunnel.receive(buffer, segment_size, path, now):
+            control = [packet for packet in packets if packet[0] == CONTROL]
+            if control:
+                for payload in control:
+                    self._on_control(peer, payload, path, now)
+                packets = [packet for packet in packets if packet[0] != CONTROL]  # noqa: PLW2901  # the rest of the batch
+            if packets:
+                self._on_packets(peer, packets, now)
+
+    def send_control(self, public_key: bytes, payload: bytes, now: float) -> None:
+        """Send one control message to a peer; a peer unknown by now gets nothing."""
+        peer = self.tunnel.peers.get(public_key)
+        if peer is not None:
+            peer.send(payload, now)
+
+    def send_segment(
+        self, peer: Peer[Path], segment: SuperSegment, now: float, *, checksums: bool
+    ) -> None:
+        """Fig. 4 (2), (3): encapsulate and send; without a session, stage and shake hands first."""
+        session = peer.session(now)
+        path = peer.endpoint
+        if session is None or path is None:
+            for packet in self._capsulator.cut(segment, checksums=checksums):
+                peer.send(bytes(packet), now)
+            return
+        prefix = path.header if isinstance(path, RelayedEndpoint) else b""
+        for batch, size in self._capsulator.encapsulate(
+            segment, session, checksums=checksums, prefix=prefix
+        ):
+            self._transmit_batch(path, batch, size)
+        peer.note_sent(now)
+
+    def send_datagram(self, datagram: bytes | memoryview, destination: Endpoint) -> None:
+        """Send one datagram that is no tunnel message of ours (relay frames, bindings)."""
+        self.forward(datagram, len(datagram), destination)
+
+    def forward(self, batch: bytes | memoryview, segment_size: int, destination: Endpoint) -> None:
+        """Send a batch as it is."""
+        port = self._by_family.get(destination.is_ipv6)
+        if port is not None:
+            port.send(batch, segment_size, destination)
+
+    def wake(self) -> None:
+        """Let every core run what is due and send what it has; safe to call from within itself."""
+        if self._flushing or self._closed:
+            return
+        self._flushing = True
+        try:
+            now = time.monotonic()
+            tunnel = self.tunnel
+            due_at = tunnel.poll_timeout()
+            if due_at is not None and due_at <= now:
+                tunnel.handle_timeout(now)
+            self._drain_events(now)
+            wanted_at = self._before_wait(now)
+            self._drain_events(now)
+            while (transmit := tunnel.poll_transmit()) is not None:
+                path, message = transmit
+                self._transmit_one(path, message)
+        finally:
+            self._flushing = False
+        self._alarm.ask(wanted_at)
+        self._alarm.ask(tunnel.poll_timeout())
+
+    def _drain_events(self, now: float) -> None:
+        while (event := self.tunnel.poll_event()) is not None:
+            self._on_event(event, now)
+
+    def _batch(self, buffer: memoryview, segment_size: int, source: Endpoint) -> None:
+        if self._on_datagram is not None and self._on_datagram(buffer, segment_size, source):
+            return
+        if len(buffer) > RELAY_HEADER_SIZE and buffer[0] == RELAY_FRAME:
+            self._relayed_batch(buffer, segment_size, source)
+            return
+        self.receive(buffer, segment_size, source)
+
+    def _relayed_batch(self, buffer: memoryview, segment_size: int, source: Endpoint) -> None:
+        for start in range(0, len(buffer), segment_size):
+            frame = buffer[start : start + segment_size]
+            path = RelayedEndpoint(source, bytes(frame[:RELAY_HEADER_SIZE]))
+            if path not in self._relays:
+                self.tunnel.drops.drop(Drop.RELAY_UNKNOWN_SESSION)
+                continue
+            message = frame[RELAY_HEADER_SIZE:]
+            self.receive(message, max(1, len(message)), path)
+
+    def _transmit_batch(self, path: Path, batch: memoryview, size: int) -> None:
+        if isinstance(path, Endpoint):
+            self.forward(batch, size, path)
+        elif isinstance(path, RelayedEndpoint):
+            self.forward(batch, size, path.relay)
+        else:
+            for start in range(0, len(batch), size):
+                path.send(bytes(batch[start : start + size]))
+
+    def _transmit_one(self, path: Path, message: bytes) -> None:
+        if isinstance(path, Endpoint):
+            self.forward(message, len(message), path)
+        elif isinstance(path, RelayedEndpoint):
+            self.send_datagram(path.header + message, path.relay)
+        else:
+            path.send(message)
