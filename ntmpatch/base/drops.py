@@ -16,6 +16,14 @@ class Drop(StrEnum):
     # stack (IP, ICMP, UDP, TCP inside the tunnel)
 
     # signalling (control messages)
+    CONTROL_OVERSIZE = "control: longer than one datagram may be"
+    CONTROL_RUNT = "control: shorter than its envelope"
+    CONTROL_NOT_CONTROL = "control: first byte is not 0xC0"
+    CONTROL_VERSION = "control: unknown version"
+    CONTROL_MALFORMED = "control: body is not what its tag promises"
+    CONTROL_STRANGER = "control: from a peer that is not known"
+    CONTROL_UNEXPECTED = "control: response to nothing that was asked"
+    CONTROL_TOO_MANY = "control: too many transactions of one peer under way"
 
     # relay, notification, DNS
 

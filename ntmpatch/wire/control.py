@@ -1,0 +1,126 @@
+"""The envelope of control messages: what travels in a channel beside IP packets.
+
+A standard WireGuard peer ignores such a payload: its first nibble (12) is no IP version.
+One message is one datagram; its body never exceeds what a 1280-byte path carries.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import Annotated, get_args
+
+import msgspec
+
+from ntmpatch.base.drops import Drop
+from ntmpatch.base.errors import UntrustedError
+from ntmpatch.wire.control_messages import AnyMessage, Message
+
+CONTROL_BYTE = 0xC0
+"""First byte of a control payload."""
+VERSION = 1
+"""Changes only when a receiver could misread; messages and fields are added without it."""
+MAX_CONTROL_SIZE = 1200
+"""Bytes of a control payload, envelope included: fits every IPv6 path when tunnelled."""
+TRANSACTION_ID_SIZE = 8
+
+# 0xC0 | version | kind | figure | step | 3 zero bytes | transaction id (8) | msgpack body
+_HEADER = struct.Struct("!BBBBB3x8s")
+HEADER_SIZE = _HEADER.size
+
+
+class Kind(enum.IntEnum):
+    """Where in its transaction a message stands."""
+
+    REQUEST = 1
+    RESPONSE = 2
+    REFUSAL = 3
+
+
+class UnknownMessage(Message, frozen=True, array_like=True, tag=0):
+    """A message of a later version: well formed, but its tag is not known here."""
+
+    unknown_tag: int
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """One control message with its place in a transaction and in the paper's figures."""
+
+    transaction_id: bytes
+    """Eight random bytes, drawn by whoever asked first; all hops of a transaction bear them."""
+    kind: Kind
+    step: str
+    """``"3.8"`` for Fig. 3 (8); empty for what is in no figure."""
+    message: Message
+
+
+class _Tag(msgspec.Struct, frozen=True, array_like=True):
+    """Only the tag of any message, to tell an unknown one from a broken one."""
+
+    tag: Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(AnyMessage)
+_tag_decoder = msgspec.msgpack.Decoder(_Tag)
+_KNOWN_TAGS = frozenset(message_type.__struct_config__.tag for message_type in get_args(AnyMessage))
+_BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
+
+
+def encode(envelope: Envelope) -> bytes:
+    """A control payload; ValueError if it would not fit one datagram."""
+    figure, _, number = envelope.step.partition(".")
+    payload = _HEADER.pack(
+        CONTROL_BYTE,
+        VERSION,
+        envelope.kind,
+        int(figure or 0),
+        int(number or 0),
+        envelope.transaction_id,
+    ) + _encoder.encode(envelope.message)
+    if len(payload) > MAX_CONTROL_SIZE:
+        raise ValueError(f"{type(envelope.message).__name__} takes {len(payload)} bytes")
+    return payload
+
+
+def decode_untrusted(payload: bytes | memoryview) -> Envelope:
+    """Read a control payload.
+
+    Unknown fields are skipped; an unknown type yields an UnknownMessage, which the receiver
+    refuses. UntrustedError: too long or short, not a control message, another version, or a body
+    that is not what its tag promises.
+    """
+    if len(payload) > MAX_CONTROL_SIZE:
+        raise UntrustedError(Drop.CONTROL_OVERSIZE)
+    if len(payload) <= HEADER_SIZE:
+        raise UntrustedError(Drop.CONTROL_RUNT)
+    first, version, kind, figure, number, transaction_id = _HEADER.unpack_from(payload)
+    if first != CONTROL_BYTE:
+        raise UntrustedError(Drop.CONTROL_NOT_CONTROL)
+    if version != VERSION:
+        raise UntrustedError(Drop.CONTROL_VERSION)
+    try:
+        kind = Kind(kind)
+    except ValueError:
+        raise UntrustedError(Drop.CONTROL_MALFORMED) from None
+    return Envelope(
+        transaction_id=transaction_id,
+        kind=kind,
+        step=f"{figure}.{number}" if figure else "",
+        message=_decode_body_untrusted(payload[HEADER_SIZE:]),
+    )
+
+
+def _decode_body_untrusted(body: bytes | memoryview) -> Message:
+    try:
+        message: Message = _decoder.decode(body)
+        return message
+    except _BROKEN:
+        pass
+    try:
+        tag = _tag_decoder.decode(body).tag
+    except _BROKEN:
+        raise UntrustedError(Drop.CONTROL_MALFORMED) from None
+    if tag in _KNOWN_TAGS:
+        raise UntrustedError(Drop.CONTROL_MALFORMED)
+    return UnknownMessage(tag)

@@ -1,0 +1,372 @@
+"""The control messages, named as in the paper; what each is for is told by the step it is.
+
+Each is a msgpack array ``[tag, field, field, ...]``. The law of change: a field is only ever
+added at the end, and has a default; a receiver skips fields that it does not know. A tag is never
+used again for something else.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta, Struct
+
+from ntmpatch.base.addresses import Endpoint
+
+PublicKey: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
+"""An X25519 public key; the identity of a party."""
+SymmetricKey: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
+OptionalKey: TypeAlias = Annotated[bytes, Meta(max_length=32)]
+Name: TypeAlias = Annotated[str, Meta(max_length=253)]
+CertificateBytes: TypeAlias = Annotated[bytes, Meta(max_length=480)]
+"""A certificate as the AS signed it; crypto/certificate.py reads it."""
+TransactionId: TypeAlias = Annotated[bytes, Meta(max_length=8)]
+Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
+Seconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e9)]
+VirtualAddress: TypeAlias = Annotated[bytes, Meta(max_length=16)]
+"""A packed IPv4 (4) or IPv6 (16 bytes) address; empty: none of that family."""
+Word: TypeAlias = Annotated[str, Meta(max_length=32)]
+Host: TypeAlias = Annotated[str, Meta(min_length=2, max_length=64)]
+
+
+class Address(Struct, frozen=True, array_like=True):
+    """An endpoint on the real network as it travels: numeric host and port."""
+
+    host: Host
+    port: Port
+
+    def endpoint(self) -> Endpoint:
+        """The same for the rooms that send."""
+        return Endpoint(self.host, self.port)
+
+
+Addresses: TypeAlias = Annotated[tuple[Address, ...], Meta(max_length=8)]
+
+
+def addresses_of(endpoints: tuple[Endpoint, ...] | list[Endpoint]) -> tuple[Address, ...]:
+    """Endpoints as they travel, at most the eight that a message takes."""
+    return tuple(Address(endpoint.host, endpoint.port) for endpoint in endpoints[:8])
+
+
+class Message(Struct, frozen=True, array_like=True):
+    """Root of all control messages."""
+
+
+class RefusalCode(enum.IntEnum):
+    """Why a request was refused. A code that is not listed here reads as ``OTHER``."""
+
+    OTHER = 0
+    UNSUPPORTED = 1
+    """The receiver knows no such message, or does not play the role that it is for."""
+    NOT_AUTHORISED = 2
+    """The channel's key is certified for nothing that may ask this."""
+    UNKNOWN_NAME = 3
+    REVOKED = 4
+    TOKEN_WRONG = 5
+    TOKEN_USED = 6
+    TOKEN_EXPIRED = 7
+    CERTIFICATE_INVALID = 8
+    """Signature, role, name, key or validity of a certificate are not what they must be."""
+    BUSY = 9
+    """Too much is under way; ask again later."""
+    EXHAUSTED = 10
+    """No virtual address or prefix is left."""
+    NOT_REGISTERED = 11
+    """Register first: the coordinator has forgotten the node, or never knew it."""
+    UNREACHABLE = 12
+    """The named node is known but does not answer."""
+    KEY_UNKNOWN = 13
+    """The key between the coordinators has expired or was lost; offer a new one (step 4)."""
+    CROSSED = 14
+    """The other coordinator is directing the same two nodes; its direction counts."""
+    FAILED = 15
+    """Something broke inside the server."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> RefusalCode:  # noqa: ARG003 - signature is enum's
+        return cls.OTHER
+
+
+class ServerLocation(Struct, frozen=True, array_like=True):
+    """A server that a node or server is told of: whom to trust and where to find it."""
+
+    role: Word
+    certificate: CertificateBytes
+    endpoints: Addresses
+
+
+ServerLocations: TypeAlias = Annotated[tuple[ServerLocation, ...], Meta(max_length=4)]
+
+
+# --- answers to anything -------------------------------------------------------------------
+
+
+class Ack(Message, frozen=True, array_like=True, tag=1):
+    """Done (steps 3.5, 3.11, 3.13, 3.14, 3.16, 5.5, 5.8 and many of Fig. 5)."""
+
+
+class Refusal(Message, frozen=True, array_like=True, tag=2):
+    """Not done, and why; ``text`` is one line for a person."""
+
+    code: Annotated[int, Meta(ge=0, le=65535)]
+    text: Annotated[str, Meta(max_length=200)] = ""
+
+    @property
+    def reason(self) -> RefusalCode:
+        """The code as a name; codes of later versions read as ``OTHER``."""
+        return RefusalCode(self.code)
+
+
+# --- account server ------------------------------------------------------------------------
+
+
+class EnrolmentRequest(Message, frozen=True, array_like=True, tag=10):
+    """Anyone → AS: certify this channel's key for the account that the token is for."""
+
+    token_id: Annotated[bytes, Meta(max_length=32)]
+    secret: Annotated[bytes, Meta(max_length=64)]
+    endpoints: Addresses = ()
+    """Where the asker can be reached, if it is a server."""
+
+
+class EnrolmentResponse(Message, frozen=True, array_like=True, tag=11):
+    """AS → anyone: the certificate, and the coordinators of the domain."""
+
+    certificate: CertificateBytes
+    coordinators: ServerLocations = ()
+
+
+class CertificateRenewal(Message, frozen=True, array_like=True, tag=12):
+    """An enrolled party → AS: a fresh certificate for the same key (→ EnrolmentResponse)."""
+
+    endpoints: Addresses = ()
+
+
+class AuthenticationInquiry(Message, frozen=True, array_like=True, tag=13):
+    """DC → AS: is this key still the one of this name, and may it take part?"""
+
+    fqdn: Name
+    public_key: PublicKey
+
+
+class AuthenticationVerdict(Message, frozen=True, array_like=True, tag=14):
+    """AS → DC: the verdict, good for ``lifetime`` seconds."""
+
+    good: bool
+    lifetime: Seconds
+    text: Annotated[str, Meta(max_length=200)] = ""
+
+
+class PrefixLeaseRequest(Message, frozen=True, array_like=True, tag=15):
+    """DC → AS: prefixes for the virtual addresses of its domain (the same ones every time)."""
+
+    domain: Name
+
+
+class PrefixLeaseResponse(Message, frozen=True, array_like=True, tag=16):
+    """AS → DC: the prefixes as text, and the DC's certificate that now names them."""
+
+    ipv4_prefix: Word
+    ipv6_prefix: Annotated[str, Meta(max_length=64)]
+    certificate: CertificateBytes
+
+
+# --- registration --------------------------------------------------------------------------
+
+
+class RegistrationRequest(Message, frozen=True, array_like=True, tag=20):
+    """Node → DC (5.3): here I am. Sent at every start, at the interval, and at every move."""
+
+    certificate: CertificateBytes
+    local_endpoints: Addresses = ()
+    device_type: Word = "tcp"
+    """How an NS wakes the node: ``tcp``, or ``none`` for a node that has no NS connection."""
+
+
+class RegistrationResponse(Message, frozen=True, array_like=True, tag=21):
+    """DC → node (5.6): its virtual addresses, and how it is seen from here."""
+
+    domain: Name
+    ipv4: VirtualAddress
+    ipv6: VirtualAddress
+    seen_endpoint: Address | None
+    interval: Seconds
+    """Seconds after which the node registers again."""
+    servers: ServerLocations = ()
+    """The NS that serves the node now, first; then others and RSs."""
+
+
+class Deregistration(Message, frozen=True, array_like=True, tag=22):
+    """Node → DC, server → DC: leaving on purpose."""
+
+
+class ServerAnnouncement(Message, frozen=True, array_like=True, tag=23):
+    """NS, RS → DC: available; repeated at the DC's interval."""
+
+    certificate: CertificateBytes
+    endpoints: Addresses
+    load: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    """0 is idle; 1 takes nothing new."""
+
+
+class AnnouncementResponse(Message, frozen=True, array_like=True, tag=24):
+    """DC → NS, RS: announce again after ``interval`` seconds."""
+
+    interval: Seconds
+
+
+# --- Fig. 3: tunnel creation ---------------------------------------------------------------
+
+
+class DirectionRequest(Message, frozen=True, array_like=True, tag=30):
+    """MN → DC_MN (3.2, 5.9): direct a tunnel to this name. RouteDirection (3.15) answers it."""
+
+    fqdn: Name
+    local_endpoints: Addresses = ()
+
+
+class SharedKeyOffer(Message, frozen=True, array_like=True, tag=31):
+    """DC_MN → DC_CN (3.4, 5.11): a key from which both derive the keys of tunnels."""
+
+    key_id: Annotated[bytes, Meta(min_length=8, max_length=8)]
+    key: SymmetricKey
+    lifetime: Seconds
+
+
+class InformationRequest(Message, frozen=True, array_like=True, tag=32):
+    """DC_MN → DC_CN (3.6, 5.12): what is known of this node? And who asks."""
+
+    fqdn: Name
+    asking_certificate: CertificateBytes
+
+
+class InformationResponse(Message, frozen=True, array_like=True, tag=33):
+    """DC_CN → DC_MN (3.7, 5.13): the NTM information of the node."""
+
+    certificate: CertificateBytes
+    ipv4: VirtualAddress
+    ipv6: VirtualAddress
+    seen_endpoint: Address | None
+    local_endpoints: Addresses
+    behind_nat: bool
+    coordinator: CertificateBytes
+    """Certificate of the node's DC, which names the prefixes of its virtual addresses."""
+
+
+class RelayLeg(Struct, frozen=True, array_like=True):
+    """One end's way through a relay server."""
+
+    certificate: CertificateBytes
+    endpoints: Addresses
+    session_id: Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
+    side: Annotated[int, Meta(ge=0, le=1)]
+    capability: Annotated[bytes, Meta(max_length=32)]
+    lifetime: Seconds
+
+
+class RouteDirection(Message, frozen=True, array_like=True, tag=34):
+    """Which peer to tunnel with, and how (3.8 DC → DC; 3.12 and 3.15 DC → node).
+
+    Between the DCs it describes MN, is for the CN named ``target``, and gives ``key_id`` and
+    ``salt`` to derive the pre-shared key from; to a node it describes the node's peer and
+    carries that key.
+    """
+
+    serial: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    """Grows from direction to direction of a pair; a node ignores what is older."""
+    certificate: CertificateBytes
+    coordinator: CertificateBytes
+    ipv4: VirtualAddress
+    ipv6: VirtualAddress
+    endpoints: Addresses
+    initiate: bool
+    """The receiver (between DCs: the target) sends the tunnel request (3.17)."""
+    preshared_key: OptionalKey = b""
+    relay: RelayLeg | None = None
+    cipher: Annotated[int, Meta(ge=0, le=255)] = 0
+    """0: ChaCha20-Poly1305. 1: AES-256-GCM."""
+    answers: TransactionId = b""
+    """3.15: the transaction of the DirectionRequest that this answers."""
+    target: Name = ""
+    key_id: TransactionId = b""
+    salt: OptionalKey = b""
+
+
+class NotificationRequest(Message, frozen=True, array_like=True, tag=35):
+    """DC_CN → NS_CN (3.9, 5.17): wake this node. The node's own Ack (3.11) answers it."""
+
+    public_key: PublicKey
+
+
+class Notification(Message, frozen=True, array_like=True, tag=36):
+    """NS_CN → CN (3.10, 5.18): your coordinator wants you; acknowledge to it."""
+
+    coordinator: PublicKey
+
+
+# --- Fig. 5: notification service and relay ------------------------------------------------
+
+
+class ServiceRequest(Message, frozen=True, array_like=True, tag=40):
+    """DC_MN → NS_MN (5.4): serve this node."""
+
+    public_key: PublicKey
+    fqdn: Name
+    device_type: Word = "tcp"
+    lifetime: Seconds = 3600.0
+
+
+class ServiceRegistration(Message, frozen=True, array_like=True, tag=41):
+    """MN → NS_MN (5.7), over the connection on which notifications shall come."""
+
+    certificate: CertificateBytes
+
+
+class RelayRequest(Message, frozen=True, array_like=True, tag=42):
+    """DC_MN → RS (5.14): let these two ends meet at you."""
+
+    ends: Annotated[tuple[PublicKey, ...], Meta(min_length=2, max_length=2)]
+    lifetime: Seconds
+    byte_quota: Annotated[int, Meta(ge=0)] = 0
+    """Bytes that may pass in all; 0: as the RS grants."""
+
+
+class RelayGrant(Message, frozen=True, array_like=True, tag=43):
+    """RS → DC_MN (5.15): the session and one capability for each end."""
+
+    session_id: Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
+    capabilities: Annotated[
+        tuple[Annotated[bytes, Meta(max_length=32)], ...], Meta(min_length=2, max_length=2)
+    ]
+    endpoints: Addresses
+    lifetime: Seconds
+
+
+AnyMessage: TypeAlias = (
+    Ack
+    | Refusal
+    | EnrolmentRequest
+    | EnrolmentResponse
+    | CertificateRenewal
+    | AuthenticationInquiry
+    | AuthenticationVerdict
+    | PrefixLeaseRequest
+    | PrefixLeaseResponse
+    | RegistrationRequest
+    | RegistrationResponse
+    | Deregistration
+    | ServerAnnouncement
+    | AnnouncementResponse
+    | DirectionRequest
+    | SharedKeyOffer
+    | InformationRequest
+    | InformationResponse
+    | RouteDirection
+    | NotificationRequest
+    | Notification
+    | ServiceRequest
+    | ServiceRegistration
+    | RelayRequest
+    | RelayGrant
+)
