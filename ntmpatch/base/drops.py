@@ -15,6 +15,13 @@ class Drop(StrEnum):
 
     # stack (IP, ICMP, UDP, TCP inside the tunnel)
 
+    # door (between a program's sockets and the stack)
+    UDP_PROGRAM_SLOW = "udp: the program does not read fast enough"
+    UDP_PROGRAM_GONE = "udp: the program has closed its socket"
+    UDP_PROGRAM_RUNT = "udp: the program's record has no address"
+    UDP_NO_ADDRESS = "udp: the socket has no address of the destination's family"
+    UDP_NOT_SENT = "udp: the stack refused to send"
+
     # signalling (control messages)
     CONTROL_OVERSIZE = "control: longer than one datagram may be"
     CONTROL_RUNT = "control: shorter than its envelope"
