@@ -1,0 +1,140 @@
+"""What a party wants from the runtime: jobs to run, channels to keep, facts to tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ntmpatch.base.addresses import Endpoint
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class Work:
+    """A blocking job (store, DNS, signatures): run it in a thread, then `Party.complete` it."""
+
+    run: Callable[[], Any]
+    name: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class RelayRoute:
+    """The way to a peer through a relay server; see wire/relay.py for the frames."""
+
+    relay_key: bytes
+    """The relay server's own key, by which its health may be asked."""
+    endpoints: tuple[Endpoint, ...]
+    session_id: int
+    side: int
+    capability: bytes
+
+
+@dataclass(slots=True, frozen=True)
+class Contact:
+    """Keep a channel or tunnel to this peer; given again, what changed is changed.
+
+    Without endpoints the peer is only let in: it will call. ``connection``: the channel runs over
+    a TCP connection to the endpoint instead of UDP (a node's link to its NS).
+    """
+
+    public_key: bytes
+    endpoints: tuple[Endpoint, ...] = ()
+    preshared_key: bytes = bytes(32)
+    initiate: bool = False
+    persistent_keepalive_interval: float | None = None
+    """Seconds; set where a NAT lies between and this end must keep its mapping."""
+    relay: RelayRoute | None = None
+    ipv4: bytes = b""
+    ipv6: bytes = b""
+    """Virtual addresses that this peer may use as sources, packed; empty for servers."""
+    cipher: int = 0
+    connection: bool = False
+    role: str = "node"
+    name: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class Forget:
+    """Remove this peer from the tunnel; no more is expected from it."""
+
+    public_key: bytes
+
+
+@dataclass(slots=True, frozen=True)
+class Assigned:
+    """The node's own virtual addresses, packed; given again when they change."""
+
+    fqdn: str
+    domain: str
+    ipv4: bytes
+    ipv6: bytes
+    interval: float
+    """Seconds until the next registration."""
+
+
+@dataclass(slots=True, frozen=True)
+class Resolved:
+    """A look-up that the runtime began (`NodeNegotiation.resolve`) succeeded."""
+
+    request_id: int
+    fqdn: str
+    public_key: bytes
+    ipv4: bytes
+    ipv6: bytes
+
+
+@dataclass(slots=True, frozen=True)
+class Unresolved:
+    """A look-up failed: with NameUnknown or TryAgain (negotiation/node.py), or another error."""
+
+    request_id: int
+    fqdn: str
+    error: Exception
+
+
+@dataclass(slots=True, frozen=True)
+class Persist:
+    """State worth keeping (0600): this party's certificate and whom it learned of.
+
+    ``state`` is what `EnrolmentState.encode` made; give it back at the next start.
+    """
+
+    state: bytes
+
+
+@dataclass(slots=True, frozen=True)
+class Ready:
+    """The party is enrolled (and registered or announced): it can serve."""
+
+    role: str
+    name: str
+
+
+@dataclass(slots=True, frozen=True)
+class Failed:
+    """Something ended that is not retried (``fatal``: without it the party is of no use)."""
+
+    error: Exception
+    what: str
+    fatal: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Traced:
+    """One step of the paper's figures, or a message that is in none (``step`` empty)."""
+
+    at: float
+    step: str
+    sender: str
+    receiver: str
+    message: str
+    sent: bool
+    """True where it was sent, False where it arrived; each is traced once, whatever is lost."""
+    transaction_id: bytes = field(default=b"", repr=False)
+
+
+Effect: TypeAlias = (
+    Work | Contact | Forget | Assigned | Resolved | Unresolved | Persist | Ready | Failed | Traced
+)

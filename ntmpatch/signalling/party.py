@@ -1,0 +1,417 @@
+"""A party: whoever speaks control messages. Node, AS, DC, NS and RS derive from it.
+
+Bytes, instants and results of jobs go in; control payloads and effects come out. Requests are
+dispatched to handlers by their type; a handler is a function or a process, and what it returns is
+the answer. A request to oneself takes the same way, without the network.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+
+from ntmpatch.base.drops import Drop, DropCounter
+from ntmpatch.base.errors import UntrustedError
+from ntmpatch.base.timers import TimerQueue
+from ntmpatch.signalling.effects import Effect, Failed, Traced, Work
+from ntmpatch.signalling.engine import Outcome, Request, TransactionEngine
+from ntmpatch.signalling.errors import Refused, Silent
+from ntmpatch.signalling.figures import ANSWERS
+from ntmpatch.signalling.process import Ask, Event, Process, Sleep, Waits
+from ntmpatch.wire.control import Envelope, Kind, UnknownMessage, decode_untrusted
+from ntmpatch.wire.control_messages import Message, Refusal, RefusalCode
+
+if TYPE_CHECKING:
+    import random
+
+    from ntmpatch.base.addresses import Endpoint
+
+MAX_PROCESSES = 16384
+"""Processes at once; beyond, requests are refused as BUSY."""
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(slots=True, frozen=True)
+class Reply:
+    """An answer that is not simply the response to who asked.
+
+    ``message`` None: nothing is sent (something else answers), and duplicates are suppressed.
+    """
+
+    message: Message | None = None
+    to: bytes | None = None
+    step: str = ""
+    kind: Kind | None = None
+
+
+Answer: TypeAlias = Message | Reply
+Handler: TypeAlias = Callable[[Any, Request], "Answer | Process[Answer]"]
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A process under way, and what happens with its result."""
+
+    generator: Generator[Waits, Any, Any]
+    done: Callable[[Any, Exception | None], None]
+    event: Event | None = None
+    """What it waits for, if that has a time-out of its own."""
+
+
+class Party:
+    """Base of all parties. ``receive`` only takes what the channel has authenticated."""
+
+    role = "party"
+
+    def __init__(
+        self,
+        public_key: bytes,
+        *,
+        name: str,
+        now: float,
+        rng: random.Random,
+        wall_clock: Callable[[], float],
+        entropy: Callable[[int], bytes] = os.urandom,
+        drops: DropCounter | None = None,
+    ) -> None:
+        self.public_key = public_key
+        self.name = name
+        self.now = now
+        self.rng = rng
+        self.entropy = entropy
+        self.wall_clock = wall_clock
+        """Seconds since 1970, for validity of certificates and tokens only."""
+        self.drops = DropCounter() if drops is None else drops
+        self.sources: dict[bytes, Endpoint] = {}
+        """Where each peer was last seen, as the runtime told."""
+        self._names: dict[bytes, str] = {}
+        self._handlers: dict[type[Message], Handler] = {}
+        self._engine = TransactionEngine(rng=rng, entropy=entropy, drops=self.drops)
+        self._effects: deque[Effect] = deque()
+        self._outbox: deque[tuple[bytes, bytes]] = deque()
+        self._loopback: deque[bytes] = deque()
+        self._asking: dict[bytes, _Running] = {}
+        self._working: dict[Work, _Running] = {}
+        self._timers: TimerQueue[_Running] = TimerQueue()
+        self._calls: TimerQueue[str] = TimerQueue()
+        self._callbacks: dict[str, Callable[[], None]] = {}
+        self._running = 0
+        self._pumping = False
+
+    # --- what the runtime calls --------------------------------------------------------
+
+    def receive(
+        self,
+        peer: bytes,
+        payload: bytes | memoryview,
+        now: float,
+        source: Endpoint | None = None,
+    ) -> None:
+        """Take one control payload (0xC0 first) that ``peer``'s channel delivered."""
+        self.now = now
+        if source is not None:
+            self.sources[peer] = source
+        self._receive(peer, payload)
+        self._pump()
+
+    def poll_transmit(self) -> tuple[bytes, bytes] | None:
+        """The next control payload to send: (peer key, payload)."""
+        return self._outbox.popleft() if self._outbox else None
+
+    def poll_effect(self) -> Effect | None:
+        """The next thing for the runtime to do or to know."""
+        return self._effects.popleft() if self._effects else None
+
+    def poll_timeout(self) -> float | None:
+        """When `handle_timeout` wants to be called next; None: only after other input."""
+        instants = (
+            self._engine.poll_timeout(),
+            self._timers.earliest(),
+            self._calls.earliest(),
+        )
+        return min((instant for instant in instants if instant is not None), default=None)
+
+    def handle_timeout(self, now: float) -> None:
+        """Do what is due at ``now``."""
+        self.now = now
+        for outcome in self._engine.handle_timeout(now):
+            self._conclude(outcome)
+        for running in self._timers.pop_due(now):
+            if running.event is not None:
+                running.event = None
+                self._advance(running, None, Silent("nothing happened in time"))
+            else:
+                self._advance(running, None, None)
+        for name in self._calls.pop_due(now):
+            self._callbacks.pop(name)()
+        self._pump()
+
+    def complete(self, job: Work, outcome: Any, now: float) -> None:
+        """A job is done; ``outcome`` is its result, or the exception it raised."""
+        self.now = now
+        running = self._working.pop(job, None)
+        if running is None:
+            return
+        if isinstance(outcome, Exception):
+            self._advance(running, None, outcome)
+        else:
+            self._advance(running, outcome, None)
+        self._pump()
+
+    def trace(self, step: str, now: float, receiver: str = "", message: str = "") -> None:
+        """Note a step that is no control message, as Fig. 3 (1), (17)-(21)."""
+        self.now = now
+        me = self.title
+        self.emit(Traced(now, step, me, receiver or me, message, sent=True))
+
+    def peer_name(self, peer: bytes) -> str:
+        """Role and name of a peer for people; of strangers, the beginning of the key."""
+        if peer == self.public_key:
+            return self.title
+        return self._names.get(peer) or f"stranger {peer[:4].hex()}"
+
+    @property
+    def title(self) -> str:
+        """Role and name of this party for people."""
+        return f"{self.role} {self.name}".strip()
+
+    # --- what parties are made of ------------------------------------------------------
+
+    def on(
+        self, message_type: type[M], handler: Callable[[M, Request], Answer | Process[Answer]]
+    ) -> None:
+        """Let ``handler`` answer requests of this type."""
+        self._handlers[message_type] = cast("Handler", handler)
+
+    def permits(self, peer: bytes, message: Message) -> bool:  # noqa: ARG002 - for parties to say
+        """Whether ``peer`` may ask this at all; if not, it is refused as NOT_AUTHORISED."""
+        return True
+
+    def introduce(self, peer: bytes, role: str, name: str) -> None:
+        """Remember what to call a peer in traces."""
+        self._names[peer] = f"{role} {name}"
+
+    def forget(self, peer: bytes) -> None:
+        """Drop all that is kept for a peer here; subclasses say whether its channel goes too."""
+        self._names.pop(peer, None)
+        self.sources.pop(peer, None)
+        self._engine.forget(peer)
+
+    def emit(self, effect: Effect) -> None:
+        """Hand an effect to the runtime."""
+        self._effects.append(effect)
+
+    def start(
+        self,
+        process: Process[Any],
+        done: Callable[[Any, Exception | None], None] | None = None,
+        *,
+        what: str = "",
+    ) -> None:
+        """Run a process; without ``done`` its failure becomes a Failed effect."""
+
+        def report(_: Any, error: Exception | None) -> None:
+            if error is not None:
+                self.emit(Failed(error, what or getattr(process, "__name__", "process")))
+
+        self._running += 1
+        self._advance(_Running(process, done or report), None, None)
+        self._pump()
+
+    def call_at(self, name: str, due_at: float, callback: Callable[[], None]) -> None:
+        """Call ``callback`` at ``due_at``, instead of what was arranged under ``name`` before."""
+        self._callbacks[name] = callback
+        self._calls.arm(name, due_at)
+
+    def call_off(self, name: str) -> None:
+        """Forget what was arranged under ``name``."""
+        self._callbacks.pop(name, None)
+        self._calls.cancel(name)
+
+    def conclude(self, peer: bytes, transaction_id: bytes, message: Message) -> bool:
+        """End a transaction of ours by a message that is not its response; whether it awaited."""
+        outcome = self._engine.conclude(peer, transaction_id, message)
+        if outcome is not None:
+            self._conclude(outcome)
+        return outcome is not None
+
+    # --- inside ------------------------------------------------------------------------
+
+    def _receive(self, peer: bytes, payload: bytes | memoryview) -> None:
+        try:
+            envelope = decode_untrusted(payload)
+        except UntrustedError as error:
+            self.drops.drop(error.drop)
+            return
+        arrived = self._engine.receive(peer, envelope, self.now)
+        if arrived is None:
+            return
+        self._trace_message(envelope, peer, sent=False)
+        if isinstance(arrived, Outcome):
+            self._conclude(arrived)
+        else:
+            self._dispatch(arrived)
+
+    def _dispatch(self, request: Request) -> None:
+        handler = self._handlers.get(type(request.message))
+        if handler is None:
+            if isinstance(request.message, UnknownMessage):
+                text = f"unknown message {request.message.unknown_tag}"
+            else:
+                text = f"{self.role} does not answer {type(request.message).__name__}"
+            self._answer(request, Refusal(RefusalCode.UNSUPPORTED, text))
+        elif request.peer != self.public_key and not self.permits(request.peer, request.message):
+            self.drops.drop(Drop.CONTROL_STRANGER)
+            self._answer(request, Refusal(RefusalCode.NOT_AUTHORISED))
+        elif self._running >= MAX_PROCESSES:
+            self._answer(request, Refusal(RefusalCode.BUSY))
+        else:
+            self._handle(handler, request)
+
+    def _handle(self, handler: Handler, request: Request) -> None:
+        def done(result: Any, error: Exception | None) -> None:
+            if error is None:
+                self._answer(request, result)
+            elif isinstance(error, Refused):
+                self._answer(request, error.message())
+            elif isinstance(error, Silent):
+                self._answer(request, Refusal(RefusalCode.UNREACHABLE, str(error)[:200]))
+            else:
+                self.emit(Failed(error, f"answering {type(request.message).__name__}"))
+                self._answer(request, Refusal(RefusalCode.FAILED))
+
+        try:
+            result = handler(request.message, request)
+        except Exception as error:
+            done(None, error)
+            return
+        if isinstance(result, Generator):
+            self._running += 1
+            self._advance(_Running(result, done), None, None)
+        else:
+            done(result, None)
+
+    def _answer(self, request: Request, answer: Answer) -> None:
+        reply = answer if isinstance(answer, Reply) else Reply(answer)
+        step = reply.step or ANSWERS.get(request.step, "")
+        try:
+            self._engine.answer(request, reply.message, step, to=reply.to, kind=reply.kind)
+        except ValueError as too_large:
+            self.emit(Failed(too_large, f"answering {type(request.message).__name__}"))
+            self._engine.answer(request, Refusal(RefusalCode.FAILED), step)
+
+    def _conclude(self, outcome: Outcome) -> None:
+        running = self._asking.pop(outcome.transaction_id, None)
+        if running is None:
+            return
+        message = outcome.message
+        if message is None:
+            who = self.peer_name(outcome.peer)
+            self._advance(running, None, Silent(f"{who} does not answer"))
+        elif isinstance(message, Refusal):
+            self._advance(running, None, Refused(message.reason, message.text))
+        else:
+            self._advance(running, message, None)
+
+    def _advance(self, running: _Running, value: Any, error: Exception | None) -> None:
+        """Run a process until it waits for something, or ends."""
+        while True:
+            try:
+                if error is not None:
+                    waits = running.generator.throw(error)
+                else:
+                    waits = running.generator.send(value)
+            except StopIteration as stop:
+                self._running -= 1
+                running.done(stop.value, None)
+                return
+            except Exception as failure:
+                self._running -= 1
+                running.done(None, failure)
+                return
+            value = error = None
+            if isinstance(waits, Ask):
+                try:
+                    transaction_id = self._engine.ask(
+                        waits.peer,
+                        waits.message,
+                        waits.step,
+                        self.now,
+                        timeout=waits.timeout,
+                        answerers=waits.answerers,
+                    )
+                except ValueError as too_large:
+                    error = too_large
+                    continue
+                if transaction_id is not None:
+                    self._asking[transaction_id] = running
+                    return
+                error = Refused(RefusalCode.BUSY, "too many requests under way")
+            elif isinstance(waits, Work):
+                self._working[waits] = running
+                self.emit(waits)
+                return
+            elif isinstance(waits, Sleep):
+                self._timers.arm(running, self.now + waits.interval)
+                return
+            elif not waits.event.is_set:
+                running.event = waits.event
+                waits.event.waiting.append(self._resumer(running))
+                self._timers.arm(running, self.now + waits.timeout)
+                return
+            elif isinstance(waits.event.value, Exception):
+                error = waits.event.value
+            else:
+                value = waits.event.value
+
+    def _resumer(self, running: _Running) -> Callable[[Event], None]:
+        def resume(event: Event) -> None:
+            if running.event is not event:
+                return  # its time-out came first
+            running.event = None
+            self._timers.cancel(running)
+            if isinstance(event.value, Exception):
+                self._advance(running, None, event.value)
+            else:
+                self._advance(running, event.value, None)
+
+        return resume
+
+    def _pump(self) -> None:
+        """Move transmissions to the outbox; deliver to ourselves what is for ourselves."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            transmissions = self._engine.transmissions
+            while transmissions or self._loopback:
+                while transmissions:
+                    transmission = transmissions.popleft()
+                    if transmission.envelope is not None:
+                        self._trace_message(transmission.envelope, transmission.peer, sent=True)
+                    if transmission.peer == self.public_key:
+                        self._loopback.append(transmission.payload)
+                    else:
+                        self._outbox.append((transmission.peer, transmission.payload))
+                if self._loopback:
+                    self._receive(self.public_key, self._loopback.popleft())
+        finally:
+            self._pumping = False
+
+    def _trace_message(self, envelope: Envelope, peer: bytes, *, sent: bool) -> None:
+        me, other = self.title, self.peer_name(peer)
+        self.emit(
+            Traced(
+                at=self.now,
+                step=envelope.step,
+                sender=me if sent else other,
+                receiver=other if sent else me,
+                message=type(envelope.message).__name__,
+                sent=sent,
+                transaction_id=envelope.transaction_id,
+            )
+        )
