@@ -33,6 +33,15 @@ class Drop(StrEnum):
     CONTROL_TOO_MANY = "control: too many transactions of one peer under way"
 
     # relay, notification, DNS
+    RELAY_RUNT = "relay: too short or too long for its type"
+    RELAY_UNKNOWN_FRAME = "relay: unknown frame type"
+    RELAY_UNKNOWN_SESSION = "relay: no such session"
+    RELAY_BAD_CAPABILITY = "relay: bind frame without the session's capability"
+    RELAY_REPLAYED_BIND = "relay: bind frame was seen before"
+    RELAY_WRONG_SOURCE = "relay: packet from an address that no end has bound"
+    RELAY_UNBOUND = "relay: the far end has not bound yet"
+    RELAY_EXPIRED = "relay: session has expired"
+    RELAY_QUOTA = "relay: session has used up its bytes"
 
 
 class DropCounter(Counter[Drop]):
