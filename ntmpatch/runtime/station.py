@@ -1,0 +1,358 @@
+"""A station: one party of the signalling protocol on real sockets, with its tunnel.
+
+Every node and every server is one: a static key, a carrier for its tunnel messages, and a party
+whose control messages travel in it. The station carries out what the party asks for in effects;
+what it does not know itself it hands to ``on_effect``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+import gevent
+
+from ntmpatch.base.backoff import Backoff
+from ntmpatch.packet.tunnel.tunnel import Established, Tunnel
+from ntmpatch.runtime.carrier import Carrier, Path, RelayedEndpoint
+from ntmpatch.runtime.streams import TunnelStream, connect_stream
+from ntmpatch.signalling.effects import Contact, Effect, Failed, Forget, Traced, Work
+from ntmpatch.wire.relay import bind_frame, data_header
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ntmpatch.base.addresses import Endpoint
+    from ntmpatch.packet.tunnel.peer import Peer
+    from ntmpatch.packet.tunnel.tunnel import TunnelEvent
+    from ntmpatch.runtime.trace import TraceWriter
+    from ntmpatch.signalling.party import Party
+
+log = logging.getLogger("ntmpatch.station")
+
+FIRST_RETRIES = (0.1, 0.2, 0.4, 0.8)
+"""Seconds between the first tunnel requests to a peer, before WireGuard's 5 s: both ends have just
+been told of each other, and whichever learns it later has missed the first."""
+
+RELAY_BIND_INTERVAL = 15.0
+"""Seconds between repeated bindings at a relay, so that NATs and the relay keep them."""
+
+RELAY_BIND_RETRIES = (0.1, 0.3, 0.9)
+
+
+class Station:
+    """Runs ``party`` behind ``binds``. To be made and used inside the hub."""
+
+    def __init__(
+        self,
+        private_key: bytes,
+        make_party: Callable[[bytes], Party],
+        *,
+        admit: Callable[[bytes], bool] | None,
+        trace: TraceWriter,
+        on_effect: Callable[[Effect, float], None],
+        on_packets: Callable[[Peer[Path], list[memoryview], float], None] | None = None,
+        on_event: Callable[[TunnelEvent, float], None] | None = None,
+        before_wait: Callable[[float], float | None] | None = None,
+        on_datagram: Callable[[memoryview, int, Endpoint], bool] | None = None,
+        gso: bool = True,
+    ) -> None:
+        self.rng = random.Random(os.urandom(16))
+        self.tunnel: Tunnel[Path] = Tunnel(
+            private_key,
+            now=time.monotonic(),
+            admit=admit,
+            rng=self.rng,
+            entropy=os.urandom,
+            wall_clock=time.time,
+        )
+        self.party = make_party(self.tunnel.public_key)
+        self.carrier = Carrier(
+            self.tunnel,
+            on_packets=on_packets or _ignore_packets,
+            on_control=self._control,
+            on_event=self._event,
+            before_wait=self._run,
+            on_datagram=on_datagram,
+            gso=gso,
+        )
+        self._trace = trace
+        self._on_effect = on_effect
+        self._on_event = on_event
+        self._above = before_wait
+        self._links: dict[bytes, _Link] = {}
+        self._relays: dict[bytes, _RelayBinding] = {}
+        self._contacts: dict[bytes, Contact] = {}
+        self._threadpool: Any = gevent.get_hub().threadpool
+
+    def contact(self, public_key: bytes) -> Contact | None:
+        """What the party said about this peer."""
+        return self._contacts.get(public_key)
+
+    def close(self) -> None:
+        """Close links and ports."""
+        for link in self._links.values():
+            link.close()
+        for binding in self._relays.values():
+            binding.close()
+        self.carrier.close()
+
+    def rebind(self, binds: Sequence[Endpoint]) -> None:
+        """Move to other local addresses: new ports, and every peer is told at once."""
+        self.carrier.bind(binds)
+        for binding in self._relays.values():
+            binding.refresh()
+        for link in self._links.values():
+            link.reconnect()
+        self.carrier.announce()
+
+    def trace(self, step: str, receiver: str = "", message: str = "") -> None:
+        """Note a step of the paper that is no control message."""
+        self.party.trace(step, time.monotonic(), receiver, message)
+
+    # --- from the carrier --------------------------------------------------------------
+
+    def _control(self, peer: Peer[Path], payload: memoryview, path: Path, now: float) -> None:
+        source: Endpoint | None
+        if isinstance(path, TunnelStream):
+            path.authenticated = True
+            source = path.remote()
+        elif isinstance(path, RelayedEndpoint):
+            source = None
+        else:
+            source = path  # type: ignore[assignment]  # what is left of the union
+        self.party.receive(peer.public_key, bytes(payload), now, source)
+
+    def _event(self, event: TunnelEvent, now: float) -> None:
+        if isinstance(event, Established):
+            link = self._links.get(event.peer.public_key)
+            if link is not None:
+                link.succeeded()
+        if self._on_event is not None:
+            self._on_event(event, now)
+
+    def _run(self, now: float) -> float | None:
+        party = self.party
+        due_at = party.poll_timeout()
+        if due_at is not None and due_at <= now:
+            party.handle_timeout(now)
+        while True:
+            while (effect := party.poll_effect()) is not None:
+                self._carry_out(effect, now)
+            wanted_at = self._above(now) if self._above is not None else None
+            transmit = party.poll_transmit()
+            if transmit is None:
+                break
+            while transmit is not None:
+                self.carrier.send_control(*transmit, now)
+                transmit = party.poll_transmit()
+        due_at = party.poll_timeout()
+        if wanted_at is None or (due_at is not None and due_at < wanted_at):
+            return due_at
+        return wanted_at
+
+    # --- effects -----------------------------------------------------------------------
+
+    def _carry_out(self, effect: Effect, now: float) -> None:
+        match effect:
+            case Work():
+                self._threadpool.spawn(_attempt, effect).rawlink(self._worked)
+            case Contact():
+                self._meet(effect, now)
+                self._on_effect(effect, now)
+            case Forget():
+                self._part(effect.public_key)
+                self._on_effect(effect, now)
+            case Traced():
+                if effect.sent and effect.step:
+                    self._trace.write(
+                        step=effect.step,
+                        sender=effect.sender,
+                        receiver=effect.receiver,
+                        message=effect.message,
+                    )
+            case Failed():
+                level = logging.ERROR if effect.fatal else logging.WARNING
+                log.log(level, "%s: %s: %s", self.party.title, effect.what, effect.error)
+                self._on_effect(effect, now)
+            case _:
+                self._on_effect(effect, now)
+
+    def _worked(self, result: Any) -> None:
+        job, outcome = result.get()
+        self.party.complete(job, outcome, time.monotonic())
+        self.carrier.wake()
+
+    def _meet(self, contact: Contact, now: float) -> None:
+        self._contacts[contact.public_key] = contact
+        path = self._path(contact)
+        peer = self.tunnel.peers.get(contact.public_key)
+        if peer is None or peer.preshared_key != contact.preshared_key:
+            peer = self.tunnel.add_peer(
+                contact.public_key,
+                preshared_key=contact.preshared_key,
+                endpoint=path or (peer.endpoint if peer is not None else None),
+                persistent_keepalive_interval=contact.persistent_keepalive_interval,
+                first_retries=FIRST_RETRIES,
+            )
+        else:
+            if path is not None and peer.endpoint is None:
+                peer.endpoint = path
+            peer.persistent_keepalive_interval = contact.persistent_keepalive_interval
+        if contact.connection:
+            link = self._links.get(contact.public_key)
+            if link is None or link.endpoints != contact.endpoints:
+                if link is not None:
+                    link.close()
+                self._links[contact.public_key] = _Link(self, peer, contact.endpoints)
+        elif contact.initiate:
+            peer.initiate(now)
+
+    def _path(self, contact: Contact) -> Path | None:
+        if contact.connection:
+            return None
+        if contact.relay is not None:
+            binding = self._relays.get(contact.public_key)
+            if binding is None or binding.route != contact.relay:
+                if binding is not None:
+                    binding.close()
+                relay = self._reachable(contact.relay.endpoints)
+                if relay is None:
+                    return None
+                binding = _RelayBinding(self, contact, relay)
+                self._relays[contact.public_key] = binding
+            return binding.path
+        return self._reachable(contact.endpoints)
+
+    def _reachable(self, endpoints: Sequence[Endpoint]) -> Endpoint | None:
+        families = {local.is_ipv6 for local in self.carrier.local_endpoints}
+        return next((end for end in endpoints if end.is_ipv6 in families), None)
+
+    def _part(self, public_key: bytes) -> None:
+        self._contacts.pop(public_key, None)
+        link = self._links.pop(public_key, None)
+        if link is not None:
+            link.close()
+        binding = self._relays.pop(public_key, None)
+        if binding is not None:
+            binding.close()
+        self.tunnel.remove_peer(public_key)
+
+
+class _Link:
+    """The TCP connection to a notification server, made again whenever it breaks."""
+
+    def __init__(self, station: Station, peer: Peer[Path], endpoints: tuple[Endpoint, ...]) -> None:
+        self.endpoints = endpoints
+        self._station = station
+        self._peer = peer
+        self._backoff = Backoff(initial=0.5, maximum=30.0, rng=station.rng)
+        self._stream: TunnelStream | None = None
+        self._waiting: Any = None
+        self._closed = False
+        self._connect()
+
+    def succeeded(self) -> None:
+        self._backoff.reset()
+
+    def reconnect(self) -> None:
+        stream = self._stream
+        if stream is not None:
+            self._stream = None
+            stream.close()
+        self._connect()
+
+    def close(self) -> None:
+        self._closed = True
+        if self._waiting is not None:
+            self._waiting.kill(block=False)
+        if self._stream is not None:
+            self._stream.close()
+
+    def _connect(self) -> None:
+        self._waiting = None
+        station = self._station
+        remote = station._reachable(self.endpoints)
+        if self._closed or remote is None:
+            return
+        local = next(
+            (
+                end
+                for end in station.carrier.local_endpoints
+                if end.is_ipv6 == remote.is_ipv6 and end.host not in ("0.0.0.0", "::")
+            ),
+            None,
+        )
+        self._stream = connect_stream(
+            remote, on_message=self._message, on_closed=self._broken, source=local
+        )
+        if self._stream is None:
+            self._retry()
+            return
+        # A session of the connection before would be known to the far end by the old stream only:
+        # the handshake moves it here, and tells it that we are back.
+        self._peer.endpoint = self._stream
+        self._peer.initiate(time.monotonic())
+        station.carrier.wake()
+
+    def _message(self, stream: TunnelStream, message: memoryview) -> None:
+        self._station.carrier.receive(message, len(message), stream)
+        self._station.carrier.wake()
+
+    def _broken(self, stream: TunnelStream) -> None:
+        if stream is self._stream:
+            self._stream = None
+            self._retry()
+
+    def _retry(self) -> None:
+        if not self._closed and self._waiting is None:
+            self._waiting = gevent.spawn_later(self._backoff.next_interval(), self._connect)
+
+
+class _RelayBinding:
+    """Keeps this end of a relayed session known to its relay server."""
+
+    def __init__(self, station: Station, contact: Contact, relay: Endpoint) -> None:
+        assert contact.relay is not None
+        self.route = contact.relay
+        self.path = RelayedEndpoint(relay, data_header(self.route.session_id))
+        self._station = station
+        self._frame = bind_frame(self.route.session_id, self.route.side, self.route.capability)
+        station.carrier.relay_through(self.path)
+        self._task = gevent.spawn(self._keep_bound)
+        self._send()
+
+    def refresh(self) -> None:
+        self._task.kill(block=False)
+        self._send()
+        self._task = gevent.spawn(self._keep_bound)
+
+    def close(self) -> None:
+        self._task.kill(block=False)
+        self._station.carrier.forget_relay(self.path)
+
+    def _send(self) -> None:
+        self._station.carrier.send_datagram(self._frame, self.path.relay)
+
+    def _keep_bound(self) -> None:
+        for interval in RELAY_BIND_RETRIES:
+            gevent.sleep(interval)
+            self._send()
+        while True:
+            gevent.sleep(RELAY_BIND_INTERVAL)
+            self._send()
+
+
+def _attempt(job: Work) -> tuple[Work, Any]:
+    """Run a job in the thread pool; its exception is its outcome."""
+    try:
+        return job, job.run()
+    except Exception as error:
+        return job, error
+
+
+def _ignore_packets(_peer: Peer[Path], _packets: list[memoryview], _now: float) -> None:
+    """Servers have no stack: IP packets to them are nobody's."""
