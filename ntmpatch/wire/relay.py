@@ -53,10 +53,13 @@ def data_header(session_id: int) -> bytes:
     return _HEADER.pack(RELAY_BYTE, FRAME_DATA, 0, session_id)
 
 
-def encode_bind(
-    session_id: int, side: int, counter: int, capability: bytes, *, bound: bool = False
+def bind_frame(
+    session_id: int, side: int, capability: bytes, counter: int, *, bound: bool = False
 ) -> bytes:
-    """A bind frame; with ``bound`` the relay's answer, which is of the same size."""
+    """A bind frame; with ``bound`` the relay's answer, which is of the same size.
+
+    ``counter`` must exceed that of the side's last frame: nanoseconds since 1970 serve well.
+    """
     frame_type = FRAME_BOUND if bound else FRAME_BIND
     signed = _HEADER.pack(RELAY_BYTE, frame_type, side, session_id) + _COUNTER.pack(counter)
     return signed + _mac(capability, signed)

@@ -17,7 +17,7 @@ from ntmpatch.wire.relay import (
     RELAY_BYTE,
     RELAY_HEADER_SIZE,
     decode_bind_untrusted,
-    encode_bind,
+    bind_frame,
 )
 
 if TYPE_CHECKING:
@@ -131,11 +131,11 @@ class ForwardingTable(Generic[E]):
             session.counters[bind.side] = bind.counter
             session.endpoints[bind.side] = source
             session.idle_at = now + IDLE_TIMEOUT
-            return encode_bind(
+            return bind_frame(
                 bind.session_id,
                 bind.side,
-                bind.counter,
                 session.capabilities[bind.side],
+                bind.counter,
                 bound=True,
             )
         return None
