@@ -16,8 +16,8 @@ from ntmpatch.wire.relay import (
     FRAME_DATA,
     RELAY_BYTE,
     RELAY_HEADER_SIZE,
-    decode_bind_untrusted,
     bind_frame,
+    decode_bind_untrusted,
 )
 
 if TYPE_CHECKING:
