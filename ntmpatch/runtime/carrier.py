@@ -14,6 +14,8 @@ from ntmpatch.base.drops import Drop
 from ntmpatch.packet.capsulation import Capsulator
 from ntmpatch.runtime.alarm import Alarm
 from ntmpatch.runtime.udp import UdpPort
+from ntmpatch.wire.control import CONTROL_BYTE
+from ntmpatch.wire.relay import FRAME_DATA, RELAY_BYTE, RELAY_HEADER_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,15 +23,6 @@ if TYPE_CHECKING:
     from ntmpatch.packet.tunnel.peer import Peer
     from ntmpatch.packet.tunnel.tunnel import Tunnel, TunnelEvent
     from ntmpatch.wire.segments import SuperSegment
-
-RELAY_FRAME = 0xC1
-"""First byte of a relayed datagram: ``C1 00 00 00 | session id u32``, then the tunnel packet."""
-
-RELAY_HEADER_SIZE = 8
-
-CONTROL = 0xC0
-"""First byte of an inner payload that is a control message."""
-
 
 class RelayedEndpoint(NamedTuple):
     """A peer behind a relay server: its session there, and how its frames begin."""
@@ -146,11 +139,11 @@ class Carrier:
         """Open tunnel messages that came by ``path``; output waits for ``wake``."""
         now = time.monotonic()
         for peer, packets in self.tunnel.receive(buffer, segment_size, path, now):
-            control = [packet for packet in packets if packet[0] == CONTROL]
+            control = [packet for packet in packets if packet[0] == CONTROL_BYTE]
             if control:
                 for payload in control:
                     self._on_control(peer, payload, path, now)
-                packets = [packet for packet in packets if packet[0] != CONTROL]  # noqa: PLW2901  # the rest of the batch
+                packets = [packet for packet in packets if packet[0] != CONTROL_BYTE]  # noqa: PLW2901  # the rest of the batch
             if packets:
                 self._on_packets(peer, packets, now)
 
@@ -216,7 +209,7 @@ class Carrier:
     def _batch(self, buffer: memoryview, segment_size: int, source: Endpoint) -> None:
         if self._on_datagram is not None and self._on_datagram(buffer, segment_size, source):
             return
-        if len(buffer) > RELAY_HEADER_SIZE and buffer[0] == RELAY_FRAME:
+        if len(buffer) > RELAY_HEADER_SIZE and buffer[0] == RELAY_BYTE:
             self._relayed_batch(buffer, segment_size, source)
             return
         self.receive(buffer, segment_size, source)
@@ -225,6 +218,8 @@ class Carrier:
         for start in range(0, len(buffer), segment_size):
             frame = buffer[start : start + segment_size]
             path = RelayedEndpoint(source, bytes(frame[:RELAY_HEADER_SIZE]))
+            if frame[1] != FRAME_DATA and any(known.relay == source for known in self._relays):
+                continue  # the relay's answer to a binding of ours
             if path not in self._relays:
                 self.tunnel.drops.drop(Drop.RELAY_UNKNOWN_SESSION)
                 continue

@@ -320,7 +320,6 @@ class _RelayBinding:
         self.route = contact.relay
         self.path = RelayedEndpoint(relay, data_header(self.route.session_id))
         self._station = station
-        self._frame = bind_frame(self.route.session_id, self.route.side, self.route.capability)
         station.carrier.relay_through(self.path)
         self._task = gevent.spawn(self._keep_bound)
         self._send()
@@ -335,7 +334,9 @@ class _RelayBinding:
         self._station.carrier.forget_relay(self.path)
 
     def _send(self) -> None:
-        self._station.carrier.send_datagram(self._frame, self.path.relay)
+        route = self.route
+        frame = bind_frame(route.session_id, route.side, route.capability, time.time_ns())
+        self._station.carrier.send_datagram(frame, self.path.relay)
 
     def _keep_bound(self) -> None:
         for interval in RELAY_BIND_RETRIES:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from ntmpatch.base.addresses import Endpoint
+from ntmpatch.runtime.forking import disown, own
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +57,7 @@ class TunnelStream:
         self._incoming = bytearray()
         self._outgoing: deque[bytes] = deque()
         self._connecting = connecting
+        own(sock)
         loop: Any = gevent.get_hub().loop
         self._reader = loop.io(sock.fileno(), _READ)
         self._writer = loop.io(sock.fileno(), _WRITE)
@@ -94,6 +96,7 @@ class TunnelStream:
         for watcher in (self._reader, self._writer):
             watcher.stop()
             watcher.close()
+        disown(self._socket)
         self._socket.close()
         self._socket = None
         self._on_closed(self)

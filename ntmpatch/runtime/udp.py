@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from ntmpatch.base.addresses import Endpoint
+from ntmpatch.runtime.forking import disown, own
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +71,7 @@ class UdpPort:
         except OSError:
             self._socket.close()
             raise
+        own(self._socket)
         _grow_buffers(self._socket)
         self._gso = gso and _option(self._socket, UDP_SEGMENT, 0)
         self._gro = gso and _option(self._socket, UDP_GRO, 1)
@@ -98,6 +100,7 @@ class UdpPort:
         self._writer.stop()
         self._writer.close()
         self._queue.clear()
+        disown(self._socket)
         self._socket.close()
 
     def send(self, batch: memoryview | bytes, segment_size: int, destination: Endpoint) -> None:

@@ -1,0 +1,144 @@
+"""The four servers on real sockets: each a station, with what its role has beside signalling."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ntmpatch.runtime.station import Station
+from ntmpatch.runtime.streams import StreamListener, TunnelStream
+from ntmpatch.servers.account.server import AccountServer
+from ntmpatch.servers.direction.server import DirectionServer
+from ntmpatch.servers.notification.server import NotificationServer
+from ntmpatch.servers.relay.server import RelayServer
+from ntmpatch.signalling.effects import Failed, Persist, Ready
+from ntmpatch.wire.relay import FRAME_DATA, RELAY_BYTE, RELAY_HEADER_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ntmpatch.base.addresses import Endpoint
+    from ntmpatch.packet.tunnel.peer import Peer
+    from ntmpatch.runtime.carrier import Path
+    from ntmpatch.runtime.trace import TraceWriter
+    from ntmpatch.signalling.effects import Effect
+    from ntmpatch.signalling.party import Party
+
+P = TypeVar("P", bound="Party")
+
+
+class ServerStation:
+    """One server: ``make_party(public_key, **common)`` builds its party.
+
+    ``on_ready()`` once it can serve, ``on_failed(error)`` when it never will, ``persist(state)``
+    with bytes to keep for the next start.
+    """
+
+    def __init__(
+        self,
+        private_key: bytes,
+        make_party: Callable[..., Party],
+        *,
+        binds: Sequence[Endpoint],
+        trace: TraceWriter,
+        persist: Callable[[bytes], None],
+        on_ready: Callable[[], None],
+        on_failed: Callable[[Exception], None],
+        on_datagram: Callable[[memoryview, int, Endpoint], bool] | None = None,
+    ) -> None:
+        self._persist = persist
+        self._on_ready = on_ready
+        self._on_failed = on_failed
+
+        def make(public_key: bytes) -> Party:
+            return make_party(
+                public_key,
+                now=time.monotonic(),
+                rng=random.Random(os.urandom(16)),
+                wall_clock=time.time,
+                entropy=os.urandom,
+            )
+
+        self.station = Station(
+            private_key,
+            make,
+            admit=self._admit,
+            trace=trace,
+            on_effect=self._effect,
+            on_datagram=on_datagram,
+        )
+        self.party: Any = self.station.party
+        self.station.carrier.bind(binds)
+
+    def begin(self) -> None:
+        """Enrol if need be, and serve."""
+        self.party.begin(time.monotonic())
+        self.station.carrier.wake()
+
+    def close(self) -> None:
+        """Close the ports."""
+        self.station.close()
+
+    def _admit(self, public_key: bytes) -> bool:
+        return bool(self.party.admit(public_key, time.monotonic()))
+
+    def _effect(self, effect: Effect, _now: float) -> None:
+        match effect:
+            case Persist():
+                self._persist(effect.state)
+            case Ready():
+                self._on_ready()
+            case Failed() if effect.fatal:
+                self._on_failed(effect.error)
+            case _:
+                pass
+
+
+class RelayForwarding:
+    """The relay's data path: 64 KB in, 64 KB out, nothing opened."""
+
+    def __init__(self) -> None:
+        self.station: Station | None = None
+
+    def datagram(self, buffer: memoryview, segment_size: int, source: Endpoint) -> bool:
+        """Claim relay frames; everything else is for the server's own tunnel."""
+        station = self.station
+        if station is None or len(buffer) < RELAY_HEADER_SIZE or buffer[0] != RELAY_BYTE:
+            return False
+        table = station.party.table  # type: ignore[attr-defined]  # the party is a RelayServer
+        now = time.monotonic()
+        if buffer[1] == FRAME_DATA:
+            for onward in table.forward(source, buffer, segment_size, now):
+                station.carrier.forward(onward.buffer, onward.segment_size, onward.destination)
+            return True
+        for start in range(0, len(buffer), segment_size):
+            answer = table.bind(source, buffer[start : start + segment_size], now)
+            if answer is not None:
+                station.carrier.send_datagram(answer, source)
+        return True
+
+
+class NotificationLinks:
+    """The TCP port of a notification server: connections that carry its tunnel's messages."""
+
+    def __init__(self, bind: Endpoint, station: Station) -> None:
+        self._station = station
+        self._listener = StreamListener(bind, on_message=self._message, on_closed=self._closed)
+        self.local = self._listener.local
+
+    def close(self) -> None:
+        """Close the port and the connections."""
+        self._listener.close()
+
+    def _message(self, stream: TunnelStream, message: memoryview) -> None:
+        self._station.carrier.receive(message, len(message), stream)
+        self._station.carrier.wake()
+
+    def _closed(self, stream: TunnelStream) -> None:
+        party: Any = self._station.party
+        peers: list[Peer[Path]] = list(self._station.tunnel.peers.values())
+        for peer in peers:
+            if peer.endpoint is stream:
+                party.disconnected(peer.public_key, time.monotonic())
