@@ -23,6 +23,9 @@ class Drop(StrEnum):
     UDP_NOT_SENT = "udp: the stack refused to send"
 
     # signalling (control messages)
+    CERTIFICATE_MALFORMED = "certificate: not a certificate"
+    CERTIFICATE_NOT_SIGNED = "certificate: not signed by the account server"
+    CERTIFICATE_EXPIRED = "certificate: not valid now"
     CONTROL_OVERSIZE = "control: longer than one datagram may be"
     CONTROL_RUNT = "control: shorter than its envelope"
     CONTROL_NOT_CONTROL = "control: first byte is not 0xC0"

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 from ntmpatch.base.drops import Drop, DropCounter
 from ntmpatch.base.errors import UntrustedError
 from ntmpatch.base.timers import TimerQueue
-from ntmpatch.signalling.effects import Effect, Failed, Traced, Work
+from ntmpatch.signalling.admission import Admission
+from ntmpatch.signalling.effects import Effect, Failed, Forget, Traced, Work
 from ntmpatch.signalling.engine import Outcome, Request, TransactionEngine
 from ntmpatch.signalling.errors import Refused, Silent
 from ntmpatch.signalling.figures import ANSWERS
@@ -66,6 +67,8 @@ class Party:
     """Base of all parties. ``receive`` only takes what the channel has authenticated."""
 
     role = "party"
+    provisional_limit = 0
+    """Strangers that may be in the tunnel's table at once; a node lets in none."""
 
     def __init__(
         self,
@@ -88,6 +91,7 @@ class Party:
         self.drops = DropCounter() if drops is None else drops
         self.sources: dict[bytes, Endpoint] = {}
         """Where each peer was last seen, as the runtime told."""
+        self.admission = Admission(self.provisional_limit)
         self._names: dict[bytes, str] = {}
         self._handlers: dict[type[Message], Handler] = {}
         self._engine = TransactionEngine(rng=rng, entropy=entropy, drops=self.drops)
@@ -132,6 +136,7 @@ class Party:
             self._engine.poll_timeout(),
             self._timers.earliest(),
             self._calls.earliest(),
+            self.admission.poll_timeout(),
         )
         return min((instant for instant in instants if instant is not None), default=None)
 
@@ -148,6 +153,7 @@ class Party:
                 self._advance(running, None, None)
         for name in self._calls.pop_due(now):
             self._callbacks.pop(name)()
+        self.admission.expire(now, self.part)
         self._pump()
 
     def complete(self, job: Work, outcome: Any, now: float) -> None:
@@ -161,6 +167,16 @@ class Party:
         else:
             self._advance(running, outcome, None)
         self._pump()
+
+    def admit(self, peer: bytes, now: float) -> bool:
+        """Whether the tunnel may let in this unknown key for a while."""
+        self.now = now
+        return self.admission.admits(peer)
+
+    def admitted(self, peer: bytes, now: float) -> None:
+        """The tunnel let in an unknown key."""
+        self.now = now
+        self.admission.admitted(peer, now)
 
     def trace(self, step: str, now: float, receiver: str = "", message: str = "") -> None:
         """Note a step that is no control message, as Fig. 3 (1), (17)-(21)."""
@@ -196,10 +212,16 @@ class Party:
         self._names[peer] = f"{role} {name}"
 
     def forget(self, peer: bytes) -> None:
-        """Drop all that is kept for a peer here; subclasses say whether its channel goes too."""
+        """Drop all that is kept for a peer here; its channel stays."""
         self._names.pop(peer, None)
+        self.admission.remove(peer)
         self.sources.pop(peer, None)
         self._engine.forget(peer)
+
+    def part(self, peer: bytes) -> None:
+        """Forget a peer, and remove its channel."""
+        self.forget(peer)
+        self.emit(Forget(peer))
 
     def emit(self, effect: Effect) -> None:
         """Hand an effect to the runtime."""

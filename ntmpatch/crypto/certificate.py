@@ -1,0 +1,83 @@
+"""Certificates: the AS's word that a key is that of a name, in a role.
+
+``0x01 | Ed25519 signature (64) | msgpack array [role, fqdn, key, prefixes, not_before, not_after]``
+The signature covers a context string and the array. Fields are only added at the end.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from ntmpatch.base.drops import Drop
+from ntmpatch.base.errors import UntrustedError
+
+MAX_CERTIFICATE_SIZE = 480
+"""Bytes; three of them and a route direction fit one datagram with names of usual length."""
+_FORMAT = b"\x01"
+_CONTEXT = b"ntmpatch certificate\x00\x01"
+_SIGNATURE_SIZE = 64
+
+
+class Certificate(msgspec.Struct, frozen=True, array_like=True):
+    """What the AS signs."""
+
+    role: Annotated[str, msgspec.Meta(max_length=16)]
+    """``node``, ``dc``, ``ns`` or ``rs``."""
+    fqdn: Annotated[str, msgspec.Meta(max_length=253)]
+    public_key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    """X25519."""
+    prefixes: tuple[Annotated[str, msgspec.Meta(max_length=49)], ...]
+    """Of a DC: the IPv4 and the IPv6 prefix that its virtual addresses are of; else empty."""
+    not_before: float
+    """Seconds since 1970."""
+    not_after: float
+
+    def __post_init__(self) -> None:
+        for prefix in self.prefixes:
+            ipaddress.ip_network(prefix)
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Certificate)
+
+
+def issue(certificate: Certificate, signing_key: bytes) -> bytes:
+    """Sign a certificate with the AS's Ed25519 private key (32 bytes); ValueError if too long."""
+    body = _encoder.encode(certificate)
+    signature = Ed25519PrivateKey.from_private_bytes(signing_key).sign(_CONTEXT + body)
+    signed = _FORMAT + signature + body
+    if len(signed) > MAX_CERTIFICATE_SIZE:
+        raise ValueError(f"certificate of {certificate.fqdn} takes {len(signed)} bytes")
+    return signed
+
+
+def signing_public_key(signing_key: bytes) -> bytes:
+    """The public half of an AS's signing key: what everybody verifies with."""
+    return Ed25519PrivateKey.from_private_bytes(signing_key).public_key().public_bytes_raw()
+
+
+def verify_untrusted(data: bytes, signing_key: bytes, wall_now: float) -> Certificate:
+    """The certificate, if the AS with that public signing key made it and it is valid now.
+
+    UntrustedError otherwise; its drop names what is wrong.
+    """
+    body = data[1 + _SIGNATURE_SIZE :]
+    if len(data) > MAX_CERTIFICATE_SIZE or data[:1] != _FORMAT or not body:
+        raise UntrustedError(Drop.CERTIFICATE_MALFORMED)
+    try:
+        key = Ed25519PublicKey.from_public_bytes(signing_key)
+        key.verify(data[1 : 1 + _SIGNATURE_SIZE], _CONTEXT + body)
+    except (InvalidSignature, ValueError):
+        raise UntrustedError(Drop.CERTIFICATE_NOT_SIGNED) from None
+    try:
+        certificate = _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise UntrustedError(Drop.CERTIFICATE_MALFORMED) from None
+    if not certificate.not_before <= wall_now <= certificate.not_after:
+        raise UntrustedError(Drop.CERTIFICATE_EXPIRED)
+    return certificate

@@ -1,0 +1,276 @@
+"""The negotiation module: a node's party. It registers, has tunnels directed, and is directed.
+
+The runtime gives it look-ups, established tunnels and changed networks, and does what its effects
+say. Steps are the paper's: Fig. 3 for a look-up, Fig. 5 (2)-(8) for a move.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ntmpatch.base.addresses import Endpoint, domain_of, normalise_fqdn
+from ntmpatch.base.errors import ConfigError, NtmpatchError, RefusedError
+from ntmpatch.negotiation.errors import NameUnknown, TryAgain
+from ntmpatch.negotiation.peers import Peer, Peers, contact_of, peer_of_untrusted
+from ntmpatch.negotiation.registration import Registrar
+from ntmpatch.signalling.effects import Failed, Forget, Resolved, Unresolved
+from ntmpatch.signalling.enrolled import EnrolledParty
+from ntmpatch.signalling.errors import Refused, Silent
+from ntmpatch.signalling.figures import NETWORK_SWITCHING, TUNNEL_CREATION
+from ntmpatch.signalling.party import Reply
+from ntmpatch.signalling.process import Event, Process, ask, wait
+from ntmpatch.wire.control import Kind
+from ntmpatch.wire.control_messages import (
+    Ack,
+    DirectionRequest,
+    Message,
+    Notification,
+    RefusalCode,
+    RouteDirection,
+    addresses_of,
+)
+
+if TYPE_CHECKING:
+    from ntmpatch.signalling.engine import Request
+
+__all__ = ["NameUnknown", "NodeNegotiation", "TryAgain"]
+
+LOOKUP_TIMEOUT = 8.0
+"""Seconds for the whole of Fig. 3 (2)-(18); then the caller may try again."""
+MAX_LOOKUPS = 256
+REDIRECTION_TIMEOUT = 8.0
+RELAY_RENEWAL_SHARE = 0.75
+"""Share of a relay session's lifetime after which another one is asked for."""
+
+
+class NodeNegotiation(EnrolledParty):
+    """A node. ``device_type`` ``none``: it keeps no connection to an NS."""
+
+    role = "node"
+
+    def __init__(self, public_key: bytes, *, device_type: str = "tcp", **settings: Any) -> None:
+        super().__init__(public_key, **settings)
+        self.peers = Peers()
+        self._registrar = Registrar(self, device_type)
+        self._lookups: dict[str, list[int]] = {}
+        self._next_request_id = 1
+        self.on(RouteDirection, self._directed)
+        self.on(Notification, self._notified)
+
+    # --- what the runtime asks -----------------------------------------------------------
+
+    def begin(self, endpoints: tuple[Endpoint, ...], now: float) -> None:
+        """Enrol and register, from now on; ``endpoints`` are the local ones."""
+        self.now = now
+        self._registrar.begin(endpoints)
+
+    def leave(self, now: float) -> None:
+        """Tell the DC goodbye, once: it is not waited for."""
+        self.now = now
+        self._registrar.leave()
+
+    @property
+    def fqdn(self) -> str:
+        """The node's own name; empty until it is enrolled."""
+        return self.certificate.fqdn if self.certificate is not None else ""
+
+    @property
+    def domain(self) -> str:
+        """The domain that the node belongs to; empty until it is enrolled."""
+        return domain_of(self.fqdn)
+
+    def virtual_prefixes(self) -> tuple[str, ...]:
+        """The prefixes that the domain's virtual addresses are of, as text."""
+        prefixes: list[str] = []
+        for location in self.coordinators():
+            prefixes += self.verify(location.certificate).prefixes
+        return tuple(dict.fromkeys(prefixes))
+
+    def server_endpoints(self) -> tuple[Endpoint, ...]:
+        """Where the servers are that the node speaks to: what its local address has to reach."""
+        coordinators = [
+            address.endpoint()
+            for location in self.enrolment.coordinators
+            for address in location.endpoints
+        ]
+        return (*coordinators, *self.enrolment.account_server_endpoints)
+
+    def resolve(self, fqdn: str, now: float) -> int:
+        """Fig. 3 (1), (2): look a name up, by having a tunnel to it directed.
+
+        The request id of a Resolved or Unresolved effect, which comes after at most 8 s.
+        Look-ups of one name share one direction, and none is needed while the tunnel lives.
+        """
+        self.now = now
+        request_id = self._next_request_id
+        self._next_request_id += 1
+        try:
+            fqdn = normalise_fqdn(fqdn)
+        except ConfigError as error:
+            self.emit(Unresolved(request_id, fqdn, NameUnknown(str(error))))
+            return request_id
+        peer = self.peers.named(fqdn)
+        if peer is not None and peer.is_up:
+            self.emit(Resolved(request_id, fqdn, peer.public_key, peer.ipv4, peer.ipv6))
+        elif fqdn in self._lookups:
+            self._lookups[fqdn].append(request_id)
+        elif len(self._lookups) >= MAX_LOOKUPS:
+            self.emit(Unresolved(request_id, fqdn, TryAgain("too many look-ups under way")))
+        else:
+            self._lookups[fqdn] = [request_id]
+            self.start(self._look_up(fqdn), lambda peer, error: self._looked_up(fqdn, peer, error))
+        return request_id
+
+    def reverse(self, address: bytes) -> str | None:
+        """The name of the peer, or of this node, that holds a virtual address, packed."""
+        if address and address in self._registrar.own_addresses:
+            return self.fqdn
+        peer = self.peers.with_address(address)
+        return peer.fqdn if peer is not None else None
+
+    def tunnel_established(self, public_key: bytes, now: float) -> None:
+        """A handshake with this key succeeded: Fig. 3 (18), or a server is back."""
+        self.now = now
+        peer = self.peers.of_key(public_key)
+        if peer is not None:
+            peer.established.set()
+        else:
+            self._registrar.channel_established(public_key)
+        self._pump()
+
+    def tunnel_expired(self, public_key: bytes, now: float) -> None:
+        """The key answers no handshake any more. A peer is directed anew, once; then it goes."""
+        self.now = now
+        peer = self.peers.of_key(public_key)
+        if peer is None:
+            return
+        was_up = peer.is_up
+        peer.established = Event()
+        if was_up:
+            self.start(self._redirect(peer), lambda _, error: self._redirected(peer, error))
+        else:
+            self._drop(peer)
+
+    def network_changed(self, endpoints: tuple[Endpoint, ...], now: float) -> None:
+        """Fig. 5 (2): the local endpoints are others now; (3)-(8) follow at once."""
+        self.now = now
+        self._registrar.network_changed(endpoints)
+        self._pump()
+
+    # --- looking up ------------------------------------------------------------------------
+
+    def _look_up(self, fqdn: str) -> Process[Peer]:
+        """Fig. 3 (2)-(18), as MN."""
+        until = self.now + LOOKUP_TIMEOUT
+        peer = yield from self._direct(fqdn, TUNNEL_CREATION.request, until)
+        yield from wait(peer.established, max(until - self.now, 0.1))
+        return peer
+
+    def _direct(self, fqdn: str, step: str, until: float) -> Process[Peer]:
+        """Ask for a direction, (2), until (15) answers; the handler has dealt with it by then."""
+        for attempt in (1, 2):
+            coordinator = yield from self._registrar.coordinator(max(until - self.now, 0.1))
+            try:
+                direction = yield from ask(
+                    coordinator,
+                    DirectionRequest(fqdn, addresses_of(self._registrar.endpoints)),
+                    RouteDirection,
+                    step,
+                    timeout=max(until - self.now, 0.1),
+                )
+            except Refused as refusal:
+                if refusal.code is not RefusalCode.NOT_REGISTERED or attempt == 2:
+                    raise
+                self._registrar.lost()  # the DC has restarted: register, and ask again
+            except Silent:
+                self._registrar.lost()
+                raise
+            else:
+                break
+        certificate = self.verify(direction.certificate, role="node")
+        peer = self.peers.of_key(certificate.public_key)
+        if peer is None or peer.fqdn != fqdn:
+            raise Refused(RefusalCode.CERTIFICATE_INVALID, f"directed to another than {fqdn}")
+        return peer
+
+    def _looked_up(self, fqdn: str, peer: Peer | None, error: Exception | None) -> None:
+        for request_id in self._lookups.pop(fqdn, ()):
+            if peer is not None:
+                self.emit(Resolved(request_id, fqdn, peer.public_key, peer.ipv4, peer.ipv6))
+            else:
+                self.emit(Unresolved(request_id, fqdn, _lookup_error(fqdn, error)))
+
+    def _redirect(self, peer: Peer) -> Process[None]:
+        """Fig. 5 (9)-(23): have a tunnel directed again that was in use."""
+        until = self.now + REDIRECTION_TIMEOUT
+        yield from self._direct(peer.fqdn, NETWORK_SWITCHING.request, until)
+
+    def _redirected(self, peer: Peer, error: Exception | None) -> None:
+        if error is not None:
+            self.emit(Failed(error, f"directing to {peer.fqdn} again"))
+            current = self.peers.of_key(peer.public_key)
+            if current is not None and not current.is_up:
+                self._drop(current)
+
+    def _drop(self, peer: Peer) -> None:
+        self.peers.remove(peer.public_key)
+        self.call_off(f"relay {peer.fqdn}")
+        self.emit(Forget(peer.public_key))
+
+    # --- being directed --------------------------------------------------------------------
+
+    def permits(self, peer: bytes, message: Message) -> bool:
+        """Directions come from our coordinator, notifications from our notification server."""
+        if isinstance(message, Notification):
+            return self._registrar.is_notification_server(peer)
+        return self._registrar.is_coordinator(peer)
+
+    def _directed(self, message: RouteDirection, request: Request) -> Ack:
+        """Fig. 3 (12) → (13) as CN, (15) → (16) as MN."""
+        peer = peer_of_untrusted(message, self)
+        known = self.peers.of_key(peer.public_key)
+        if known is None or message.serial > known.serial:
+            if known is not None:
+                peer.established = known.established
+            contact = contact_of(peer, message, self, behind_nat=self._registrar.behind_nat)
+            for replaced in self.peers.put(peer):
+                self.emit(Forget(replaced))
+            self.introduce(peer.public_key, "node", peer.fqdn)
+            self.emit(contact)
+            self._watch_relay(peer, message)
+        if message.answers:
+            self.conclude(request.peer, message.answers, message)
+        return Ack()
+
+    def _watch_relay(self, peer: Peer, direction: RouteDirection) -> None:
+        """Ask for another relay session before this one ends, if the tunnel still lives."""
+        name = f"relay {peer.fqdn}"
+        if direction.relay is None or not direction.initiate:
+            self.call_off(name)
+            return
+
+        def renew() -> None:
+            current = self.peers.of_key(peer.public_key)
+            if current is not None and current.is_up:
+                self.start(self._redirect(current), lambda _, error: self._renewed(error))
+
+        self.call_at(name, self.now + RELAY_RENEWAL_SHARE * direction.relay.lifetime, renew)
+
+    def _renewed(self, error: Exception | None) -> None:
+        if error is not None:
+            self.emit(Failed(error, "renewing a relay session"))
+
+    def _notified(self, message: Notification, _: Request) -> Reply:
+        """Fig. 3 (10) → (11): the acknowledgement goes to the coordinator."""
+        if not self._registrar.is_coordinator(message.coordinator):
+            raise Refused(RefusalCode.NOT_AUTHORISED, "notification for another coordinator")
+        return Reply(Ack(), to=message.coordinator, kind=Kind.RESPONSE)
+
+
+def _lookup_error(fqdn: str, error: Exception | None) -> NtmpatchError:
+    """What a look-up's caller is told."""
+    if isinstance(error, Refused) and error.code is RefusalCode.UNKNOWN_NAME:
+        return NameUnknown(f"{fqdn} is unknown")
+    if isinstance(error, RefusedError):
+        return TryAgain(f"{fqdn}: refused: {error}")
+    return TryAgain(f"{fqdn}: {error}")

@@ -1,0 +1,289 @@
+"""Being known: the node's registrations with its DC and NS (Fig. 5 (3)-(8)), kept up for ever."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ntmpatch.base.backoff import Backoff
+from ntmpatch.negotiation.peers import NAT_KEEPALIVE_INTERVAL, check_addresses
+from ntmpatch.signalling.effects import Assigned, Contact, Failed, Forget, Ready
+from ntmpatch.signalling.errors import Refused, Silent
+from ntmpatch.signalling.process import Event, Process, ask, wait
+from ntmpatch.wire.control_messages import (
+    Ack,
+    Deregistration,
+    RefusalCode,
+    RegistrationRequest,
+    RegistrationResponse,
+    ServerLocation,
+    ServiceRegistration,
+    addresses_of,
+)
+
+if TYPE_CHECKING:
+    from ntmpatch.base.addresses import Endpoint
+    from ntmpatch.negotiation.node import NodeNegotiation
+
+REGISTRATION_TIMEOUT = 3.0
+SERVICE_TIMEOUT = 4.0
+SERVICE_RETRY_INTERVAL = 5.0
+FIRST_RETRY_INTERVAL = 0.5
+MAX_RETRY_INTERVAL = 10.0
+"""A node comes back soon after its DC does; the jitter spreads those of one DC."""
+SILENCES_BEFORE_ASKING_AS = 2
+RECENT = 5.0
+"""Seconds after a registration in which a new session with the DC is no reason for another."""
+_FATAL = frozenset({RefusalCode.REVOKED, RefusalCode.NOT_AUTHORISED})
+
+
+class Registrar:
+    """The part of a node's negotiation that keeps it registered."""
+
+    def __init__(self, party: NodeNegotiation, device_type: str) -> None:
+        self._party = party
+        self._device_type = device_type
+        self.endpoints: tuple[Endpoint, ...] = ()
+        self.own_addresses: frozenset[bytes] = frozenset()
+        self.behind_nat = False
+        self._backoff = Backoff(
+            initial=FIRST_RETRY_INTERVAL, maximum=MAX_RETRY_INTERVAL, rng=party.rng
+        )
+        self._registered = Event()
+        self._coordinator: bytes | None = None
+        self._contact: Contact | None = None
+        self._assigned: Assigned | None = None
+        self._attempt = 0
+        self._under_way = False
+        self._silences = 0
+        self._registered_at = float("-inf")
+        self._notification_server: bytes | None = None
+        self._service_attempt = 0
+        self._service_under_way = False
+
+    # --- what the node asks ----------------------------------------------------------------
+
+    def begin(self, endpoints: tuple[Endpoint, ...]) -> None:
+        """Enrol, then register."""
+        self.endpoints = endpoints
+
+        def enrolled(_: object, error: Exception | None) -> None:
+            if error is not None:
+                self._party.emit(Failed(error, "enrolment", fatal=True))
+            else:
+                self._register("")
+
+        self._party.start(self._party.enrol(), enrolled)
+
+    def leave(self) -> None:
+        """Say goodbye to the DC."""
+        self._party.call_off("register")
+        self._attempt += 1
+        if self._coordinator is not None:
+            self._party.start(ask(self._coordinator, Deregistration(), Ack), lambda *_: None)
+
+    def coordinator(self, timeout: float) -> Process[bytes]:
+        """The DC's key, as soon as we are registered there; Silent after ``timeout``."""
+        key: bytes = yield from wait(self._registered, timeout)
+        return key
+
+    def is_coordinator(self, peer: bytes) -> bool:
+        """Whether ``peer`` is the DC that we register with."""
+        return peer == self._coordinator
+
+    def is_notification_server(self, peer: bytes) -> bool:
+        """Whether ``peer`` is the NS that our DC named."""
+        return peer == self._notification_server
+
+    def lost(self) -> None:
+        """The DC does not know us, or does not answer: register before anything else."""
+        if self._registered.is_set:
+            self._registered = Event()
+            self._register("")
+
+    def network_changed(self, endpoints: tuple[Endpoint, ...]) -> None:
+        """Fig. 5 (2): register at once what the endpoints are now."""
+        self.endpoints = endpoints
+        if self._attempt:
+            self._register("5.3")
+
+    def channel_established(self, public_key: bytes) -> None:
+        """A server's channel came up: if it restarted, it has to be told of us again."""
+        if public_key == self._notification_server:
+            if not self._service_under_way:
+                self._register_service("")
+        elif (
+            public_key == self._coordinator
+            and not self._under_way
+            and self._party.now - self._registered_at > RECENT
+        ):
+            self._register("")
+
+    # --- registration with the DC ------------------------------------------------------------
+
+    def _register(self, step: str) -> None:
+        """Begin an attempt; one that is under way counts no more."""
+        self._attempt += 1
+        attempt = self._attempt
+        self._under_way = True
+        self._party.call_off("register")
+        self._party.start(
+            self._registration(attempt, step), lambda _, error: self._ended(attempt, error)
+        )
+
+    def _registration(self, attempt: int, step: str) -> Process[None]:
+        party = self._party
+        locations = yield from party.find_coordinators(
+            fresh=self._silences >= SILENCES_BEFORE_ASKING_AS
+        )
+        location = locations[self._silences % len(locations)]
+        key = self._meet(location)
+        answer = yield from ask(  # Fig. 5 (3), (6)
+            key,
+            RegistrationRequest(
+                party.enrolment.certificate, addresses_of(self.endpoints), self._device_type
+            ),
+            RegistrationResponse,
+            step,
+            timeout=REGISTRATION_TIMEOUT,
+        )
+        if attempt == self._attempt:
+            self._take(location, key, answer, step)
+
+    def _meet(self, location: ServerLocation) -> bytes:
+        """Open a channel to the DC; again if the last one stayed silent."""
+        certificate = self._party.verify(location.certificate, role="dc")
+        key = certificate.public_key
+        contact = Contact(
+            key,
+            tuple(address.endpoint() for address in location.endpoints),
+            initiate=True,
+            role="dc",
+            name=certificate.fqdn,
+        )
+        if key != self._coordinator or self._silences or not self._registered.is_set:
+            self._party.introduce(key, "DC", certificate.fqdn)
+            self._party.emit(contact)
+            self._contact = contact
+        self._coordinator = key
+        return key
+
+    def _take(
+        self, location: ServerLocation, key: bytes, answer: RegistrationResponse, step: str
+    ) -> None:
+        """Use what the DC answered."""
+        party = self._party
+        check_addresses(answer.ipv4, answer.ipv6, party.verify(location.certificate, role="dc"))
+        seen = answer.seen_endpoint
+        self.behind_nat = seen is not None and seen.endpoint() not in self.endpoints
+        self.own_addresses = frozenset(filter(None, (answer.ipv4, answer.ipv6)))
+        assigned = Assigned(party.fqdn, answer.domain, answer.ipv4, answer.ipv6, answer.interval)
+        first = self._assigned is None
+        if assigned != self._assigned:
+            self._assigned = assigned
+            party.emit(assigned)
+        if first:
+            party.emit(Ready(party.role, party.fqdn))
+        self._serve_by(answer.servers, step)
+        self._keep_reachable()
+        self._registered_at = party.now
+        self._registered.set(key)
+
+    def _keep_reachable(self) -> None:
+        """Behind a NAT, and with no NS that wakes us, the channel to the DC has to stay open."""
+        needed = self.behind_nat and self._notification_server is None
+        interval = NAT_KEEPALIVE_INTERVAL if needed else None
+        contact = self._contact
+        if contact is not None and contact.persistent_keepalive_interval != interval:
+            self._contact = replace(contact, initiate=False, persistent_keepalive_interval=interval)
+            self._party.emit(self._contact)
+
+    def _ended(self, attempt: int, error: Exception | None) -> None:
+        """An attempt is over: plan the next one."""
+        if attempt != self._attempt:
+            return
+        party = self._party
+        self._under_way = False
+        if error is None and self._assigned is not None:
+            self._silences = 0
+            self._backoff.reset()
+            interval = self._assigned.interval * party.rng.uniform(0.8, 1.0)
+        else:
+            assert error is not None
+            fatal = isinstance(error, Refused) and error.code in _FATAL
+            party.emit(Failed(error, "registration", fatal=fatal))
+            if fatal:
+                return
+            if isinstance(error, Silent):
+                self._silences += 1
+            else:  # refused: perhaps a fresh certificate, or another coordinator, helps
+                self._silences += SILENCES_BEFORE_ASKING_AS
+            interval = self._backoff.next_interval()
+        party.call_at("register", party.now + interval, lambda: self._register(""))
+
+    # --- notification service ----------------------------------------------------------------
+
+    def _serve_by(self, servers: tuple[ServerLocation, ...], step: str) -> None:
+        """Connect to the NS that the DC named, if that is another one or the network is."""
+        party = self._party
+        location = next((server for server in servers if server.role == "ns"), None)
+        before = self._notification_server
+        if location is None:
+            if before is not None:
+                self._notification_server = None
+                party.call_off("service")
+                party.emit(Forget(before))
+            return
+        certificate = party.verify(location.certificate, role="ns")
+        key = certificate.public_key
+        if key == before and step != "5.3":
+            return
+        if before is not None and key != before:
+            party.emit(Forget(before))
+        self._notification_server = key
+        party.introduce(key, "NS", certificate.fqdn)
+        if key != before:
+            party.emit(
+                Contact(
+                    key,
+                    tuple(address.endpoint() for address in location.endpoints),
+                    initiate=True,
+                    connection=True,
+                    role="ns",
+                    name=certificate.fqdn,
+                )
+            )
+        self._register_service("5.7" if step == "5.3" else "")
+
+    def _register_service(self, step: str) -> None:
+        key = self._notification_server
+        if key is None:
+            return
+        party = self._party
+        self._service_attempt += 1
+        attempt = self._service_attempt
+        self._service_under_way = True
+        party.call_off("service")
+
+        def ended(_: object, error: Exception | None) -> None:
+            if attempt != self._service_attempt:
+                return
+            self._service_under_way = False
+            if error is not None:
+                party.emit(Failed(error, "notification service"))
+                party.call_at(
+                    "service",
+                    party.now + SERVICE_RETRY_INTERVAL,
+                    lambda: self._register_service(""),
+                )
+
+        party.start(  # Fig. 5 (7), (8)
+            ask(
+                key,
+                ServiceRegistration(party.enrolment.certificate),
+                Ack,
+                step,
+                timeout=SERVICE_TIMEOUT,
+            ),
+            ended,
+        )

@@ -1,0 +1,103 @@
+"""What NS and RS have in common: they enrol, and tell their coordinators that they live."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ntmpatch.signalling.effects import Contact, Failed, Ready
+from ntmpatch.signalling.enrolled import EnrolledParty
+from ntmpatch.signalling.errors import Refused, Silent
+from ntmpatch.signalling.process import Process, ask, sleep
+from ntmpatch.wire.control_messages import (
+    AnnouncementResponse,
+    ServerAnnouncement,
+    ServerLocation,
+    addresses_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ANNOUNCEMENT_TIMEOUT = 3.0
+RETRY_INTERVAL = 1.0
+MAX_SILENCES = 3
+"""Rounds in which no coordinator answers; then the AS is asked where they are."""
+
+
+class AnnouncingServer(EnrolledParty):
+    """Base of NotificationServer and RelayServer."""
+
+    provisional_limit = 1024
+
+    @property
+    def load(self) -> float:
+        """How busy this server is: 0 is idle, 1 takes nothing new."""
+        return 0.0
+
+    def begin(self, now: float) -> None:
+        """Enrol and announce, from now on."""
+        self.now = now
+        self._coordinators: frozenset[bytes] = frozenset()
+        self._is_ready = False
+        self.start(self._serve(), self._ended)
+
+    def is_coordinator(self, peer: bytes) -> bool:
+        """Whether ``peer`` is a coordinator of our domain, certified by the AS."""
+        return peer in self._coordinators
+
+    def _ended(self, _: object, error: Exception | None) -> None:
+        if error is not None:
+            self.emit(Failed(error, "taking part", fatal=True))
+
+    def _serve(self) -> Process[None]:
+        yield from self.enrol()
+        fresh = False
+        while True:
+            locations = yield from self.find_coordinators(fresh=fresh)
+            yield from self._announce_while_heard(locations)
+            fresh = True
+
+    def _announce_while_heard(self, locations: Sequence[ServerLocation]) -> Process[None]:
+        keys = [self._meet(location) for location in locations]
+        self._coordinators = frozenset(keys)
+        silences = 0
+        while silences < MAX_SILENCES:
+            interval = 0.0
+            for location, key in zip(locations, keys, strict=True):
+                try:
+                    answer = yield from ask(
+                        key,
+                        ServerAnnouncement(
+                            self.enrolment.certificate, addresses_of(self.endpoints), self.load
+                        ),
+                        AnnouncementResponse,
+                        timeout=ANNOUNCEMENT_TIMEOUT,
+                    )
+                except (Silent, Refused) as failure:
+                    self.emit(Failed(failure, "announcement"))
+                    self._meet(location)
+                else:
+                    interval = max(answer.interval, RETRY_INTERVAL)
+                    self._report_ready()
+            silences = 0 if interval else silences + 1
+            yield from sleep(interval or RETRY_INTERVAL)
+
+    def _report_ready(self) -> None:
+        if not self._is_ready:
+            self._is_ready = True
+            self.emit(Ready(self.role, self.name))
+
+    def _meet(self, location: ServerLocation) -> bytes:
+        certificate = self.verify(location.certificate, role="dc")
+        self.introduce(certificate.public_key, "DC", certificate.fqdn)
+        self.admission.confirm(certificate.public_key)
+        self.emit(
+            Contact(
+                certificate.public_key,
+                tuple(address.endpoint() for address in location.endpoints),
+                initiate=True,
+                role="dc",
+                name=certificate.fqdn,
+            )
+        )
+        return certificate.public_key

@@ -1,0 +1,357 @@
+"""Directing a tunnel: Fig. 3 (2)-(16), and Fig. 5 (9)-(23) which is the same after a move.
+
+Both coordinators' parts are here, as DC_MN (`direct`) and as DC_CN (the other handlers). When one
+coordinator is both, it speaks to itself, and every step exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from ntmpatch.base.addresses import Endpoint, domain_of, normalise_fqdn
+from ntmpatch.base.errors import ConfigError, NtmpatchError
+from ntmpatch.servers.direction.reach import Plan, Reach, plan
+from ntmpatch.servers.direction.shared_keys import SALT_SIZE, SharedKey, SharedKeys
+from ntmpatch.signalling.effects import Failed
+from ntmpatch.signalling.errors import Refused, Silent
+from ntmpatch.signalling.figures import DirectionSteps, steps_of
+from ntmpatch.signalling.party import Reply
+from ntmpatch.signalling.process import Event, Process, ask, wait
+from ntmpatch.wire.control_messages import (
+    Ack,
+    Address,
+    DirectionRequest,
+    InformationRequest,
+    InformationResponse,
+    NotificationRequest,
+    RefusalCode,
+    RelayGrant,
+    RelayLeg,
+    RelayRequest,
+    RouteDirection,
+    SharedKeyOffer,
+    addresses_of,
+)
+
+if TYPE_CHECKING:
+    from ntmpatch.servers.direction.locations import Node, Server
+    from ntmpatch.servers.direction.server import DirectionServer
+    from ntmpatch.signalling.engine import Request
+
+# What MN waits for in a look-up (8 s) has to hold all of these one after another.
+COORDINATOR_TIMEOUT = 2.0
+NOTIFICATION_TIMEOUT = 2.0
+DIRECTION_TIMEOUT = 3.0
+ROUTE_TIMEOUT = NOTIFICATION_TIMEOUT + DIRECTION_TIMEOUT + 0.5
+RELAY_TIMEOUT = 1.0
+MAX_DIRECTIONS_PER_NODE = 32
+RELAY_LIFETIME = 12 * 3600.0
+MAX_RELAYS_TRIED = 2
+
+
+@dataclass(slots=True, frozen=True)
+class _Relaying:
+    """A session at a relay server that both ends may use."""
+
+    server: Server
+    grant: RelayGrant
+
+    def leg(self, side: int) -> RelayLeg:
+        """One end's way through it."""
+        return RelayLeg(
+            certificate=self.server.location.certificate,
+            endpoints=self.grant.endpoints[:2] or self.server.location.endpoints,
+            session_id=self.grant.session_id,
+            side=side,
+            capability=self.grant.capabilities[side],
+            lifetime=self.grant.lifetime,
+        )
+
+
+class Director:
+    """The part of a DC that directs tunnels."""
+
+    def __init__(self, party: DirectionServer) -> None:
+        self._party = party
+        self._keys = SharedKeys(party.entropy)
+        self._under_way: dict[frozenset[bytes], Event] = {}
+        self._per_node: dict[bytes, int] = {}
+        self._last_serial = 0
+        party.on(DirectionRequest, self.direct)
+        party.on(SharedKeyOffer, self._accept_key)
+        party.on(InformationRequest, self._inform)
+        party.on(RouteDirection, self._route)
+
+    # --- as DC_MN ------------------------------------------------------------------------
+
+    def direct(self, message: DirectionRequest, request: Request) -> Process[Reply]:
+        """Fig. 3 (2): MN asks for a tunnel; (15) answers it."""
+        party = self._party
+        calling = party.registered(request.peer)
+        count = self._per_node.get(request.peer, 0)
+        if count >= MAX_DIRECTIONS_PER_NODE:
+            raise Refused(RefusalCode.BUSY, "too many directions under way for this node")
+        self._per_node[request.peer] = count + 1
+        try:
+            steps = steps_of(request.step)
+            direction = yield from self._agree(calling, message.fqdn, steps)
+            yield from ask(  # (15), (16)
+                request.peer,
+                replace(direction, answers=request.transaction_id),
+                Ack,
+                steps.direct_calling,
+                timeout=DIRECTION_TIMEOUT,
+            )
+        except Silent as silence:
+            party.emit(Failed(silence, f"directing {calling.record.fqdn}"))
+            raise
+        finally:
+            self._per_node[request.peer] -= 1
+            if not self._per_node[request.peer]:
+                del self._per_node[request.peer]
+        return Reply()
+
+    def _agree(self, calling: Node, name: str, steps: DirectionSteps) -> Process[RouteDirection]:
+        """Steps (3)-(14); what MN is to be told in (15)."""
+        try:
+            fqdn = normalise_fqdn(name)
+        except ConfigError as error:
+            raise Refused(RefusalCode.UNKNOWN_NAME, str(error)) from None
+        coordinator = self._look_up(fqdn, steps)  # (3)
+        yield from self._share_key(coordinator, steps)  # (4), (5)
+        called = yield from ask(  # (6), (7)
+            coordinator,
+            InformationRequest(fqdn, calling.record.certificate),
+            InformationResponse,
+            steps.information,
+            timeout=COORDINATOR_TIMEOUT,
+        )
+        called_key = self._party.verify(called.certificate, role="node").public_key
+        if called_key == calling.public_key:
+            raise Refused(RefusalCode.UNKNOWN_NAME, "a node needs no tunnel to itself")
+        pair = frozenset((calling.public_key, called_key))
+        under_way = self._under_way.get(pair)
+        if under_way is not None:
+            # The other end asked too, or this one again: one direction, one key for both.
+            views = yield from wait(under_way, ROUTE_TIMEOUT)
+        else:
+            event = self._under_way[pair] = Event()
+            try:
+                views = yield from self._route_both(coordinator, calling, called, fqdn, steps)
+                event.set(views)
+            except (NtmpatchError, ValueError) as error:
+                event.set(error)
+                raise
+            finally:
+                del self._under_way[pair]
+        view: RouteDirection = views[calling.public_key]
+        return view
+
+    def _look_up(self, fqdn: str, steps: DirectionSteps) -> bytes:
+        """Fig. 3 (3): the coordinator of the name's domain."""
+        party = self._party
+        if fqdn != party.domain and domain_of(fqdn) != party.domain:
+            raise Refused(RefusalCode.UNKNOWN_NAME, f"{fqdn} is not in {party.domain}")
+        party.trace(steps.look_up, party.now, message=f"NS {domain_of(fqdn)}")
+        return party.public_key
+
+    def _share_key(self, coordinator: bytes, steps: DirectionSteps) -> Process[SharedKey]:
+        """Fig. 3 (4), (5), if no key that we offered is still good."""
+        party = self._party
+        shared = self._keys.offered_to(coordinator, party.now)
+        if shared is None:
+            shared = self._keys.make(party.now)
+            yield from ask(
+                coordinator,
+                SharedKeyOffer(shared.key_id, shared.key, shared.expires_at - party.now),
+                Ack,
+                steps.offer,
+                timeout=COORDINATOR_TIMEOUT,
+            )
+            self._keys.taken(coordinator, shared)
+        return shared
+
+    def _route_both(
+        self,
+        coordinator: bytes,
+        calling: Node,
+        called: InformationResponse,
+        fqdn: str,
+        steps: DirectionSteps,
+    ) -> Process[dict[bytes, RouteDirection]]:
+        """Choose the way, and have CN directed, (8)-(14); the directions of both ends, by key."""
+        party = self._party
+        called_key = party.verify(called.certificate, role="node").public_key
+        calling_reach = calling.reach(party.sources.get(calling.public_key))
+        called_reach = _reach_told(called)
+        way, relaying = yield from self._choose(
+            calling_reach, called_reach, (calling.public_key, called_key), steps
+        )
+        ours = party.enrolment.certificate
+        while True:
+            shared = yield from self._share_key(coordinator, steps)
+            salt = party.entropy(SALT_SIZE)
+            to_called = RouteDirection(
+                serial=self._next_serial(),
+                certificate=calling.record.certificate,
+                coordinator=ours,
+                ipv4=calling.record.ipv4,
+                ipv6=calling.record.ipv6,
+                endpoints=addresses_of(calling_reach.endpoints),
+                initiate=way.called_initiates,
+                relay=None if relaying is None else relaying.leg(1),
+                target=fqdn,
+                key_id=shared.key_id,
+                salt=salt,
+            )
+            try:
+                yield from ask(coordinator, to_called, Ack, steps.route, timeout=ROUTE_TIMEOUT)
+            except Refused as refusal:
+                if refusal.code is not RefusalCode.KEY_UNKNOWN:
+                    raise
+                self._keys.drop_offered(coordinator)  # it restarted: offer anew, Fig. 5 (11)
+                continue
+            break
+        psk = shared.preshared_key(salt, calling.public_key, called_key)
+        to_calling = RouteDirection(
+            serial=to_called.serial,
+            certificate=called.certificate,
+            coordinator=called.coordinator,
+            ipv4=called.ipv4,
+            ipv6=called.ipv6,
+            endpoints=addresses_of(called_reach.endpoints),
+            initiate=way.calling_initiates,
+            preshared_key=psk,
+            relay=None if relaying is None else relaying.leg(0),
+        )
+        return {calling.public_key: to_calling, called_key: _to_node(to_called, psk)}
+
+    def _choose(
+        self,
+        calling: Reach,
+        called: Reach,
+        ends: tuple[bytes, bytes],
+        steps: DirectionSteps,
+    ) -> Process[tuple[Plan, _Relaying | None]]:
+        """Who calls, and through which relay if one is needed: Fig. 5 (14), (15)."""
+        party = self._party
+        relays = party.locations.servers("rs", party.now)
+        way = plan(calling, called, relay_available=bool(relays))
+        if way is not None and not way.relayed:
+            return way, None
+        for server in relays[:MAX_RELAYS_TRIED]:
+            try:
+                grant = yield from ask(
+                    server.public_key,
+                    RelayRequest(ends, RELAY_LIFETIME),
+                    RelayGrant,
+                    steps.relay,
+                    timeout=RELAY_TIMEOUT,
+                )
+            except (Silent, Refused) as failure:
+                party.emit(Failed(failure, "relay request"))
+                continue
+            assert way is not None
+            return way, _Relaying(server, grant)
+        way = plan(calling, called, relay_available=False)
+        if way is None:
+            raise Refused(RefusalCode.UNREACHABLE, "no relay between IPv4 and IPv6 is available")
+        return way, None
+
+    def _next_serial(self) -> int:
+        """Microseconds since 1970, and always more than before."""
+        self._last_serial = max(self._last_serial + 1, int(self._party.wall_clock() * 1e6))
+        return self._last_serial
+
+    # --- as DC_CN ------------------------------------------------------------------------
+
+    def _accept_key(self, message: SharedKeyOffer, request: Request) -> Ack:
+        """Fig. 3 (4) → (5)."""
+        expires_at = self._party.now + message.lifetime
+        self._keys.accept(request.peer, SharedKey(message.key_id, message.key, expires_at))
+        return Ack()
+
+    def _inform(self, message: InformationRequest, _: Request) -> InformationResponse:
+        """Fig. 3 (6) → (7)."""
+        party = self._party
+        party.verify(message.asking_certificate, role="node")
+        node = party.locations.named(message.fqdn)
+        if node is None:
+            raise Refused(RefusalCode.UNKNOWN_NAME, f"{message.fqdn} is not known here")
+        record = node.record
+        reach = node.reach(party.sources.get(node.public_key))
+        seen = party.sources.get(node.public_key) or record.seen_endpoint
+        if not reach.endpoints:
+            raise Refused(RefusalCode.UNREACHABLE, f"{message.fqdn} has left")
+        return InformationResponse(
+            certificate=record.certificate,
+            ipv4=record.ipv4,
+            ipv6=record.ipv6,
+            seen_endpoint=None if seen is None else Address(seen.host, seen.port),
+            local_endpoints=addresses_of(record.local_endpoints[:4]),
+            behind_nat=reach.behind_nat,
+            coordinator=party.enrolment.certificate,
+        )
+
+    def _route(self, message: RouteDirection, request: Request) -> Process[Ack]:
+        """Fig. 3 (8) → (14): wake CN, and direct it."""
+        party = self._party
+        called = party.locations.named(message.target)
+        if called is None:
+            raise Refused(RefusalCode.UNKNOWN_NAME, f"{message.target} is not known here")
+        calling = party.verify(message.certificate, role="node")
+        party.verify(message.coordinator, role="dc", public_key=request.peer)
+        shared = self._keys.accepted_from(request.peer, message.key_id, party.now)
+        if shared is None:
+            raise Refused(RefusalCode.KEY_UNKNOWN, "offer a shared key first")
+        psk = shared.preshared_key(message.salt, calling.public_key, called.public_key)
+        steps = steps_of(request.step)
+        if not called.fresh:
+            party.reach_out(called)
+        yield from self._notify(called, steps)  # (9)-(11)
+        yield from ask(  # (12), (13)
+            called.public_key,
+            _to_node(message, psk),
+            Ack,
+            steps.direct_called,
+            timeout=DIRECTION_TIMEOUT,
+        )
+        return Ack()  # (14)
+
+    def _notify(self, called: Node, steps: DirectionSteps) -> Process[None]:
+        """Fig. 3 (9)-(11): have the node's NS wake it; the node itself acknowledges."""
+        party = self._party
+        server = party.locations.server(called.notification_server, party.now)
+        if server is None:
+            return
+        try:
+            yield from ask(
+                server.public_key,
+                NotificationRequest(called.public_key),
+                Ack,
+                steps.notify,
+                timeout=NOTIFICATION_TIMEOUT,
+                answerers=(called.public_key,),
+            )
+        except (Silent, Refused) as failure:
+            # The node may well be awake: (12) will show.
+            party.emit(Failed(failure, "notification"))
+            if isinstance(failure, Refused):
+                called.notification_server = None
+
+
+def _to_node(direction: RouteDirection, psk: bytes) -> RouteDirection:
+    """A direction between coordinators (8) as the node gets it (12)."""
+    return replace(direction, preshared_key=psk, target="", key_id=b"", salt=b"")
+
+
+def _reach_told(told: InformationResponse) -> Reach:
+    """How the other coordinator says its node can be reached."""
+    endpoints: list[Endpoint] = []
+    for address in ([told.seen_endpoint] if told.seen_endpoint else []) + [*told.local_endpoints]:
+        if address.endpoint() not in endpoints:
+            endpoints.append(address.endpoint())
+    return Reach(tuple(endpoints[:4]), told.behind_nat)

@@ -1,0 +1,114 @@
+"""Who is where: the nodes that registered, and the NSs and RSs that announced themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ntmpatch.servers.direction.reach import Reach, reach_of
+
+if TYPE_CHECKING:
+    from ntmpatch.base.addresses import Endpoint
+    from ntmpatch.servers.direction.store import NodeRecord
+    from ntmpatch.wire.control_messages import ServerLocation
+
+ANNOUNCEMENT_INTERVAL = 5.0
+ANNOUNCEMENT_LIFETIME = 3.5 * ANNOUNCEMENT_INTERVAL
+"""A server that misses three announcements is taken for dead."""
+
+
+@dataclass(slots=True)
+class Node:
+    """A registered node; ``fresh`` if it registered since this coordinator started."""
+
+    record: NodeRecord
+    fresh: bool = False
+    notification_server: bytes | None = None
+    served_until: float = 0.0
+    """When the notification service must be asked for again."""
+
+    @property
+    def public_key(self) -> bytes:
+        """The node's key."""
+        return self.record.public_key
+
+    def reach(self, seen: Endpoint | None) -> Reach:
+        """How the node can be reached, given where it was ``seen`` last."""
+        return reach_of(seen or self.record.seen_endpoint, self.record.local_endpoints)
+
+
+@dataclass(slots=True, frozen=True)
+class Server:
+    """An NS or RS, as it announced itself."""
+
+    public_key: bytes
+    fqdn: str
+    location: ServerLocation
+    load: float
+    announced_at: float
+
+
+class Locations:
+    """All nodes and servers that this coordinator knows."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[bytes, Node] = {}
+        self._by_name: dict[str, Node] = {}
+        self._servers: dict[bytes, Server] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def node(self, public_key: bytes) -> Node | None:
+        """The node of this key."""
+        return self._by_key.get(public_key)
+
+    def named(self, fqdn: str) -> Node | None:
+        """The node of this name."""
+        return self._by_name.get(fqdn)
+
+    def nodes(self) -> list[Node]:
+        """All nodes, as they are now."""
+        return list(self._by_key.values())
+
+    def put(self, node: Node) -> bytes | None:
+        """Keep a node's registration; the key that its name had before, if that was another."""
+        before = self._by_name.get(node.record.fqdn)
+        self._by_name[node.record.fqdn] = node
+        self._by_key[node.public_key] = node
+        if before is None or before.public_key == node.public_key:
+            return None
+        self._by_key.pop(before.public_key, None)
+        return before.public_key
+
+    def remove(self, public_key: bytes) -> Node | None:
+        """Forget a node."""
+        node = self._by_key.pop(public_key, None)
+        if node is not None and self._by_name.get(node.record.fqdn) is node:
+            del self._by_name[node.record.fqdn]
+        return node
+
+    def announce(self, server: Server) -> None:
+        """Keep a server's announcement."""
+        self._servers[server.public_key] = server
+
+    def retire(self, public_key: bytes) -> bool:
+        """Forget a server; whether it was known."""
+        return self._servers.pop(public_key, None) is not None
+
+    def server(self, public_key: bytes | None, now: float) -> Server | None:
+        """The server of this key, if it is alive."""
+        server = None if public_key is None else self._servers.get(public_key)
+        alive = server is not None and now - server.announced_at < ANNOUNCEMENT_LIFETIME
+        return server if alive else None
+
+    def servers(self, role: str, now: float) -> list[Server]:
+        """Living servers of a role that take more, least loaded first."""
+        alive = [
+            server
+            for server in self._servers.values()
+            if server.location.role == role
+            and server.load < 1.0
+            and now - server.announced_at < ANNOUNCEMENT_LIFETIME
+        ]
+        return sorted(alive, key=lambda server: (server.load, server.public_key))

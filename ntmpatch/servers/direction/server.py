@@ -1,0 +1,325 @@
+"""The direction coordinator: who is where in its domain. How it directs is in directing.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ntmpatch.base.addresses import domain_of, in_domain
+from ntmpatch.servers.direction.directing import Director
+from ntmpatch.servers.direction.locations import (
+    ANNOUNCEMENT_INTERVAL,
+    Locations,
+    Node,
+    Server,
+)
+from ntmpatch.servers.direction.store import NodeRecord
+from ntmpatch.signalling.effects import Contact, Failed, Ready
+from ntmpatch.signalling.enrolled import EnrolledParty
+from ntmpatch.signalling.errors import Refused, Silent
+from ntmpatch.signalling.process import Process, ask, sleep, work
+from ntmpatch.wire.control_messages import (
+    Ack,
+    Address,
+    AnnouncementResponse,
+    AuthenticationInquiry,
+    AuthenticationVerdict,
+    Deregistration,
+    InformationRequest,
+    Message,
+    PrefixLeaseRequest,
+    PrefixLeaseResponse,
+    RefusalCode,
+    RegistrationRequest,
+    RegistrationResponse,
+    RouteDirection,
+    ServerAnnouncement,
+    ServerLocation,
+    ServiceRequest,
+    SharedKeyOffer,
+)
+
+if TYPE_CHECKING:
+    from ntmpatch.crypto.certificate import Certificate
+    from ntmpatch.servers.direction.store import DirectionStore
+    from ntmpatch.signalling.engine import Request
+
+REGISTRATION_INTERVAL = 60.0
+SERVICE_LIFETIME = 3600.0
+INQUIRY_TIMEOUT = 2.0
+VERDICT_LIFETIME_WITHOUT_AS = 30.0
+"""Seconds until the AS is asked again if it was silent: its signature has to do meanwhile."""
+SERVICE_TIMEOUT = 2.0
+LEASE_RETRY_INTERVAL = 2.0
+POKE_INTERVAL = 0.01
+"""Seconds between the calls to nodes known from before a restart."""
+POKE_AGE = 3600.0
+"""Nodes that registered within so many seconds before a restart are called after it."""
+
+
+class DirectionServer(EnrolledParty):
+    """DC of the domain that its own name lies in."""
+
+    role = "DC"
+    provisional_limit = 4096
+
+    def __init__(
+        self,
+        public_key: bytes,
+        *,
+        store: DirectionStore,
+        registration_interval: float = REGISTRATION_INTERVAL,
+        **settings: Any,
+    ) -> None:
+        super().__init__(public_key, **settings)
+        self.store = store
+        self.locations = Locations()
+        self.domain = ""
+        self.peer_coordinators: set[bytes] = {public_key}
+        """Coordinators, ourselves included, whose certificates were verified."""
+        self._registration_interval = registration_interval
+        self._good_until: dict[bytes, float] = {}
+        self._arrivals: dict[bytes, int] = {}
+        self._director = Director(self)
+        self.on(RegistrationRequest, self._register)
+        self.on(Deregistration, self._deregister)
+        self.on(ServerAnnouncement, self._hear)
+
+    # --- starting ------------------------------------------------------------------------
+
+    def begin(self, now: float) -> None:
+        """Enrol, lease prefixes, and serve, from now on."""
+        self.now = now
+        self.start(self._begin(), self._ended)
+
+    def _ended(self, _: object, error: Exception | None) -> None:
+        if error is not None:
+            self.emit(Failed(error, "taking part", fatal=True))
+
+    def _begin(self) -> Process[None]:
+        enrolled_before = self.certificate is not None
+        yield from self.enrol()
+        assert self.certificate is not None
+        self.domain = domain_of(self.certificate.fqdn)
+        if not self.certificate.prefixes:
+            yield from self._lease_prefixes()
+        for record in (yield from work(self.store.nodes, "load nodes")):
+            self.locations.put(Node(record))
+            self.introduce(record.public_key, "node", record.fqdn)
+        self.emit(Ready(self.role, self.name))
+        self.start(self._poke(), what="calling nodes")
+        if enrolled_before:
+            yield from self.certify()  # so that the AS names the endpoints that we have now
+
+    def _lease_prefixes(self) -> Process[None]:
+        while True:
+            try:
+                lease = yield from ask(
+                    self.account_server, PrefixLeaseRequest(self.domain), PrefixLeaseResponse
+                )
+            except Silent as silence:
+                self.emit(Failed(silence, "prefix lease"))
+                yield from sleep(LEASE_RETRY_INTERVAL)
+            else:
+                self.verify(lease.certificate, role="dc", public_key=self.public_key)
+                self.adopt(lease.certificate)
+                return
+
+    def _poke(self) -> Process[None]:
+        """Call the nodes known from before: they notice the restart, and register again."""
+        oldest = self.wall_clock() - POKE_AGE
+        for node in self.locations.nodes():
+            if node.record.registered_at > oldest and not node.fresh:
+                self.reach_out(node)
+                yield from sleep(POKE_INTERVAL)
+
+    # --- who may ask ---------------------------------------------------------------------
+
+    def permits(self, peer: bytes, message: Message) -> bool:
+        """Steps between coordinators are for coordinators; the handlers judge the rest."""
+        if isinstance(message, SharedKeyOffer | InformationRequest | RouteDirection):
+            return peer in self.peer_coordinators
+        return True
+
+    def registered(self, peer: bytes) -> Node:
+        """The node of this key; Refused NOT_REGISTERED if it must register first."""
+        node = self.locations.node(peer)
+        if node is None or not node.fresh:
+            raise Refused(RefusalCode.NOT_REGISTERED, "register first")
+        return node
+
+    def reach_out(self, node: Node) -> None:
+        """Open a channel to a node that has none with us since our start."""
+        seen = node.record.seen_endpoint
+        self.admission.confirm(node.public_key)
+        self.emit(
+            Contact(
+                node.public_key,
+                (seen,) if seen is not None else node.record.local_endpoints,
+                initiate=True,
+                role="node",
+                name=node.record.fqdn,
+            )
+        )
+
+    def _authenticate(self, certificate: Certificate) -> Process[None]:
+        """Ask the AS whether the certificate still counts, unless it said so a while ago."""
+        key = certificate.public_key
+        if self._good_until.get(key, 0.0) > self.now:
+            return
+        try:
+            verdict = yield from ask(
+                self.account_server,
+                AuthenticationInquiry(certificate.fqdn, key),
+                AuthenticationVerdict,
+                timeout=INQUIRY_TIMEOUT,
+            )
+        except Silent as silence:
+            # Nodes go on without the AS: what it signed is valid for a while.
+            self.emit(Failed(silence, "authentication inquiry"))
+            self._good_until[key] = self.now + VERDICT_LIFETIME_WITHOUT_AS
+            return
+        if not verdict.good:
+            self._expel(key)
+            raise Refused(RefusalCode.REVOKED, verdict.text or "revoked")
+        self._good_until[key] = self.now + verdict.lifetime
+
+    def _expel(self, key: bytes) -> None:
+        self._good_until.pop(key, None)
+        self._arrivals.pop(key, None)
+        self.locations.remove(key)
+        # The refusal still has to reach it; then its place in the tunnel's table goes.
+        self.admission.remove(key)
+        self.admission.admitted(key, self.now)
+
+    # --- registration ----------------------------------------------------------------------
+
+    def _register(
+        self, message: RegistrationRequest, request: Request
+    ) -> Process[RegistrationResponse]:
+        """Fig. 5 (3) → (6), and the same at every start and interval."""
+        key = request.peer
+        certificate = self.verify(message.certificate, role="node", public_key=key)
+        if not in_domain(certificate.fqdn, self.domain) or self.certificate is None:
+            raise Refused(RefusalCode.NOT_AUTHORISED, f"{certificate.fqdn} is of another domain")
+        seen = self.sources.get(key)
+        arrival = self._arrivals[key] = self._arrivals.get(key, 0) + 1
+        yield from self._authenticate(certificate)
+        local = tuple(address.endpoint() for address in message.local_endpoints)
+        prefixes = self.certificate.prefixes
+
+        def job() -> NodeRecord:
+            wall_now = self.wall_clock()
+            ipv4, ipv6 = self.store.assign_addresses(
+                certificate.fqdn, prefixes[0], prefixes[1], wall_now
+            )
+            record = NodeRecord(
+                fqdn=certificate.fqdn,
+                public_key=key,
+                certificate=message.certificate,
+                ipv4=ipv4,
+                ipv6=ipv6,
+                seen_endpoint=seen,
+                local_endpoints=local,
+                device_type=message.device_type,
+                registered_at=wall_now,
+            )
+            self.store.save_node(record)
+            return record
+
+        record = yield from work(job, "registration")
+        node = self.locations.node(key) or Node(record)
+        if self._arrivals.get(key) == arrival:  # else the node has moved on meanwhile
+            node.record = record
+        node.fresh = True
+        replaced = self.locations.put(node)
+        if replaced is not None:
+            self.part(replaced)
+        self.introduce(key, "node", record.fqdn)
+        self.admission.confirm(key)
+        yield from self._serve_notifications(node, request.step)
+        return RegistrationResponse(
+            domain=self.domain,
+            ipv4=record.ipv4,
+            ipv6=record.ipv6,
+            seen_endpoint=None if seen is None else Address(seen.host, seen.port),
+            interval=self._registration_interval,
+            servers=self._servers_for(node),
+        )
+
+    def _serve_notifications(self, node: Node, step: str) -> Process[None]:
+        """Have an NS serve the node, Fig. 5 (4), (5); without one the node is called directly."""
+        if node.record.device_type == "none":
+            node.notification_server = None
+            return
+        current = self.locations.server(node.notification_server, self.now)
+        if current is not None and step != "5.3" and self.now < node.served_until:
+            return
+        node.notification_server = None
+        candidates = self.locations.servers("ns", self.now)
+        if current is not None and current in candidates:
+            candidates.remove(current)
+            candidates.insert(0, current)
+        for server in candidates[:2]:
+            try:
+                yield from ask(
+                    server.public_key,
+                    ServiceRequest(
+                        node.public_key,
+                        node.record.fqdn,
+                        node.record.device_type,
+                        SERVICE_LIFETIME,
+                    ),
+                    Ack,
+                    "5.4" if step == "5.3" else "",
+                    timeout=SERVICE_TIMEOUT,
+                )
+            except (Silent, Refused) as failure:
+                self.emit(Failed(failure, "notification service"))
+                continue
+            node.notification_server = server.public_key
+            node.served_until = self.now + SERVICE_LIFETIME / 2
+            return
+
+    def _servers_for(self, node: Node) -> tuple[ServerLocation, ...]:
+        serving = self.locations.server(node.notification_server, self.now)
+        relays = self.locations.servers("rs", self.now)
+        return tuple(server.location for server in [*([serving] if serving else []), *relays[:1]])
+
+    def _deregister(self, _: Deregistration, request: Request) -> Process[Ack]:
+        if self.locations.retire(request.peer):
+            return Ack()
+        node = self.registered(request.peer)
+        fqdn = node.record.fqdn
+        yield from work(lambda: self.store.remove_location(fqdn), "deregistration")
+        node.record = replace(node.record, seen_endpoint=None, local_endpoints=())
+        node.fresh = False
+        return Ack()
+
+    # --- servers and other coordinators ------------------------------------------------------
+
+    def _hear(self, message: ServerAnnouncement, request: Request) -> Process[AnnouncementResponse]:
+        """An NS or RS lives; or another coordinator shows who it is."""
+        certificate = self.verify(message.certificate, public_key=request.peer)
+        if certificate.role == "dc":
+            yield from self._authenticate(certificate)
+            self.peer_coordinators.add(request.peer)
+        elif certificate.role in ("ns", "rs") and in_domain(certificate.fqdn, self.domain):
+            yield from self._authenticate(certificate)
+            location = ServerLocation(certificate.role, message.certificate, message.endpoints[:2])
+            self.locations.announce(
+                Server(request.peer, certificate.fqdn, location, message.load, self.now)
+            )
+        else:
+            raise Refused(RefusalCode.NOT_AUTHORISED, f"no {certificate.role} of {self.domain}")
+        self.introduce(request.peer, certificate.role.upper(), certificate.fqdn)
+        self.admission.confirm(request.peer)
+        return AnnouncementResponse(ANNOUNCEMENT_INTERVAL)
+
+    def forget(self, peer: bytes) -> None:
+        """Drop what is kept in memory for a peer."""
+        super().forget(peer)
+        self._good_until.pop(peer, None)
+        self._arrivals.pop(peer, None)
+        self.peer_coordinators.discard(peer)
+        self.locations.retire(peer)

@@ -1,0 +1,240 @@
+"""A party that the AS has certified: everyone but the AS itself.
+
+It enrols with its token once, keeps its certificate fresh, learns its domain's coordinators, and
+judges the certificates of others by the AS's signing key alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ntmpatch.base.addresses import Endpoint  # noqa: TC001 - msgspec reads it at run time
+from ntmpatch.base.backoff import Backoff
+from ntmpatch.base.errors import ConfigError, UntrustedError
+from ntmpatch.crypto.certificate import Certificate, verify_untrusted
+from ntmpatch.signalling.effects import Contact, Failed, Persist
+from ntmpatch.signalling.errors import Refused, Silent
+from ntmpatch.signalling.party import Party
+from ntmpatch.signalling.process import Process, ask, sleep
+from ntmpatch.wire.control_messages import (
+    CertificateRenewal,
+    EnrolmentRequest,
+    EnrolmentResponse,
+    RefusalCode,
+    ServerLocation,
+    addresses_of,
+)
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from ntmpatch.base.drops import DropCounter
+    from ntmpatch.crypto.token import Token
+
+FIRST_RETRY_INTERVAL = 0.5
+MAX_RETRY_INTERVAL = 30.0
+MIN_RENEWAL_INTERVAL = 10.0
+COORDINATOR_RETRY_INTERVAL = 1.0
+"""Seconds until the AS is asked again for a coordinator when the domain has none yet."""
+ATTEMPT_TIMEOUT = 4.0
+
+
+class EnrolmentState(msgspec.Struct, frozen=True):
+    """What an enrolled party keeps between its starts (beside its private key)."""
+
+    account_server: bytes
+    account_server_endpoints: tuple[Endpoint, ...]
+    signing_key: bytes
+    certificate: bytes = b""
+    coordinators: tuple[ServerLocation, ...] = ()
+
+    def encode(self) -> bytes:
+        """The state as it is stored."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def decode(cls, stored: bytes) -> EnrolmentState:
+        """Read what `encode` made; ConfigError if it is something else."""
+        try:
+            return msgspec.msgpack.decode(stored, type=cls)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"stored enrolment is damaged: {error}") from None
+
+
+class EnrolledParty(Party):
+    """Base of nodes, DCs, NSs and RSs.
+
+    ``token`` is needed until a ``state`` (see Persist) exists. ``endpoints``: where a server can
+    be reached.
+    """
+
+    def __init__(
+        self,
+        public_key: bytes,
+        *,
+        name: str = "",
+        now: float,
+        rng: random.Random,
+        wall_clock: Callable[[], float],
+        entropy: Callable[[int], bytes] = os.urandom,
+        token: Token | None = None,
+        state: bytes | None = None,
+        endpoints: tuple[Endpoint, ...] = (),
+        drops: DropCounter | None = None,
+    ) -> None:
+        super().__init__(
+            public_key,
+            name=name,
+            now=now,
+            rng=rng,
+            wall_clock=wall_clock,
+            entropy=entropy,
+            drops=drops,
+        )
+        self.endpoints = endpoints
+        self._token = token
+        if state is not None:
+            self.enrolment = EnrolmentState.decode(state)
+        elif token is not None:
+            self.enrolment = EnrolmentState(
+                token.account_server, tuple(token.endpoints), token.signing_key
+            )
+        else:
+            raise ConfigError("neither a token nor the state of an earlier enrolment is given")
+        self.account_server = self.enrolment.account_server
+        self.introduce(self.account_server, "AS", "")
+        self.certificate: Certificate | None = None
+        if self.enrolment.certificate:
+            self._adopt(self.enrolment.certificate)
+
+    # --- certificates ------------------------------------------------------------------
+
+    def verify(
+        self, data: bytes, *, role: str | None = None, public_key: bytes | None = None
+    ) -> Certificate:
+        """The certificate, if the AS signed it, it is valid now, and it says what is expected.
+
+        Refused CERTIFICATE_INVALID otherwise.
+        """
+        try:
+            certificate = verify_untrusted(data, self.enrolment.signing_key, self.wall_clock())
+        except UntrustedError as error:
+            raise Refused(RefusalCode.CERTIFICATE_INVALID, str(error)) from None
+        if role is not None and certificate.role != role:
+            raise Refused(
+                RefusalCode.CERTIFICATE_INVALID, f"certified as {certificate.role}, not {role}"
+            )
+        if public_key is not None and certificate.public_key != public_key:
+            raise Refused(RefusalCode.CERTIFICATE_INVALID, "certified for another key")
+        return certificate
+
+    def _adopt(self, data: bytes) -> None:
+        """Take ``data`` as our certificate, if it is ours and valid."""
+        try:
+            certificate = self.verify(data, public_key=self.public_key)
+        except Refused:
+            return
+        self.certificate = certificate
+        self.name = certificate.fqdn
+
+    # --- enrolment ---------------------------------------------------------------------
+
+    def enrol(self) -> Process[None]:
+        """Be certified: at once if we are, else by the AS, which is asked until it answers.
+
+        Raises Refused if the AS says no.
+        """
+        self._meet_account_server(initiate=self.certificate is None)
+        if self.certificate is None:
+            yield from self.certify()
+        self.start(self._renew_in_time(), what="certificate renewal")
+
+    def find_coordinators(self, *, fresh: bool = False) -> Process[tuple[ServerLocation, ...]]:
+        """Our domain's coordinators; ``fresh``: ask the AS, unless it is silent."""
+        if fresh and self.coordinators():
+            with contextlib.suppress(Silent):
+                yield from self.certify(patient=False)
+        while not self.coordinators():
+            yield from self.certify()
+            if not self.coordinators():
+                yield from sleep(COORDINATOR_RETRY_INTERVAL)
+        return self.coordinators()
+
+    def coordinators(self) -> tuple[ServerLocation, ...]:
+        """The coordinators that we know and whose certificates are valid now."""
+        valid = []
+        for location in self.enrolment.coordinators:
+            try:
+                self.verify(location.certificate, role="dc")
+            except Refused:
+                continue
+            valid.append(location)
+        return tuple(valid)
+
+    def certify(self, *, patient: bool = True) -> Process[None]:
+        """Ask the AS for a certificate: by token the first time, by our key afterwards.
+
+        ``patient``: again and again until it answers; otherwise Silent is raised.
+        """
+        backoff = Backoff(initial=FIRST_RETRY_INTERVAL, maximum=MAX_RETRY_INTERVAL, rng=self.rng)
+        while True:
+            try:
+                answer = yield from ask(
+                    self.account_server,
+                    self._certification_request(),
+                    EnrolmentResponse,
+                    timeout=ATTEMPT_TIMEOUT,
+                )
+                break
+            except Silent as silence:
+                if not patient:
+                    raise
+                self.emit(Failed(silence, "enrolment"))
+            except Refused as refusal:
+                if refusal.code not in (RefusalCode.BUSY, RefusalCode.FAILED):
+                    raise
+                self.emit(Failed(refusal, "enrolment"))
+            yield from sleep(backoff.next_interval())
+            self._meet_account_server(initiate=True)
+        self.verify(answer.certificate, public_key=self.public_key)
+        self.adopt(answer.certificate, answer.coordinators)
+
+    def adopt(
+        self, certificate: bytes, coordinators: tuple[ServerLocation, ...] | None = None
+    ) -> None:
+        """Take a new certificate of ours, and who coordinates, and have them stored."""
+        self._adopt(certificate)
+        if coordinators is None:
+            coordinators = self.enrolment.coordinators
+        self.enrolment = msgspec.structs.replace(
+            self.enrolment, certificate=certificate, coordinators=coordinators
+        )
+        self.emit(Persist(self.enrolment.encode()))
+
+    def _certification_request(self) -> EnrolmentRequest | CertificateRenewal:
+        endpoints = addresses_of(self.endpoints)
+        if self._token is not None and not self.enrolment.certificate:
+            return EnrolmentRequest(self._token.token_id, self._token.secret, endpoints)
+        return CertificateRenewal(endpoints)
+
+    def _meet_account_server(self, *, initiate: bool) -> None:
+        self.emit(
+            Contact(
+                self.account_server,
+                self.enrolment.account_server_endpoints,
+                initiate=initiate,
+                role="as",
+            )
+        )
+
+    def _renew_in_time(self) -> Process[None]:
+        """Renew the certificate when half of its remaining time is over, again and again."""
+        while self.certificate is not None:
+            remaining = self.certificate.not_after - self.wall_clock()
+            yield from sleep(max(remaining / 2, MIN_RENEWAL_INTERVAL))
+            yield from self.certify()
