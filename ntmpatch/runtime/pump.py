@@ -36,6 +36,11 @@ class PumpHost(Protocol):
         """Who is told when a program closes both directions."""
         ...
 
+    @property
+    def scratch(self) -> memoryview:
+        """At least 64 KB that any pump may use within one callback."""
+        ...
+
     def now(self) -> float:
         """Monotonic seconds, as the stack counts them."""
         ...
@@ -44,8 +49,12 @@ class PumpHost(Protocol):
         """Send what the stack has to send; after every call into it."""
         ...
 
-    def ended(self, id_: int, error: int) -> None:
-        """A socket is gone on the node's side; ``error`` is the errno to tell, or 0."""
+    def failed(self, id_: int, error: int) -> None:
+        """Keep ``error``, an errno, until the program asks for the socket's outcome."""
+        ...
+
+    def ended(self, id_: int) -> None:
+        """The far end of a socket is closed."""
         ...
 
 

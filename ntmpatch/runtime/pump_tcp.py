@@ -48,8 +48,13 @@ class TcpPump:
     def attach(self, connection: TcpConnection) -> None:
         """Set the connection; ``connect_tcp`` may have called back before it returned it."""
         self.connection = connection
-        if self._established and self._far is not None:
+        if self._far is None:
+            return
+        if self._established:
             self._read.start(self._readable)
+        else:
+            # The filler must stay unread, so only a hang-up is looked for.
+            self._host.hangups.watch(self._far, self._hung_up)
 
     @property
     def is_pending(self) -> bool:
@@ -65,6 +70,7 @@ class TcpPump:
         self._established = True
         while self._filler_size > 0:
             self._filler_size -= len(self._far.recv(self._filler_size))
+        self._host.hangups.forget(self._far)
         if self.connection is not None:
             self._read.start(self._readable)
 
@@ -102,7 +108,8 @@ class TcpPump:
 
     def closed(self, error: int) -> None:
         """The connection is no more; the program finds ``error`` by asking for the outcome."""
-        self._host.ended(self.id, error)
+        if error:
+            self._host.failed(self.id, error)
         self._release()
 
     # ---------------------------------------------------------------------- called by the hub
@@ -169,6 +176,11 @@ class TcpPump:
 
     # ------------------------------------------------------------------------------- endings
 
+    def drain(self) -> None:
+        """Take what the program has written so far: it may be about to end."""
+        if self._far is not None and self._established and not self._finished_reading:
+            self._readable()
+
     def abort(self) -> None:
         """Close both ends at once: RST to the other side; the caller flushes."""
         self._release()
@@ -185,3 +197,4 @@ class TcpPump:
         self._host.hangups.forget(far)
         disown(far)
         far.close()
+        self._host.ended(self.id)

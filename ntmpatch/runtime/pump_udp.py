@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 _READS_A_WAKE_UP = 64
 
-_MAX_DATAGRAM_SIZE = 65535
 _CREDENTIALS_SIZE = _socket.CMSG_SPACE(12)
 
 
@@ -46,7 +45,6 @@ class UdpPump:
         self._far: _socket.socket | None = far
         self._remote = remote
         self._drops = drops
-        self._buffer = memoryview(bytearray(DATAGRAM_SIZE + _MAX_DATAGRAM_SIZE))
         self._read: Any = host.loop.io(far.fileno(), READ)
 
     def start(self) -> None:
@@ -79,7 +77,7 @@ class UdpPump:
     def error(self, error: int, remote: tuple[bytes, int]) -> None:
         """ICMP: only a connected socket learns of it, by an empty record and the outcome."""
         if self._far is not None and remote == self._remote:
-            self._host.ended(self.id, error)
+            self._host.failed(self.id, error)
             try:
                 self._far.send(b"")
             except OSError:
@@ -88,8 +86,8 @@ class UdpPump:
     # ---------------------------------------------------------------------- called by the hub
 
     def _readable(self) -> None:
-        buffer = self._buffer
         host = self._host
+        buffer = host.scratch
         for _ in range(_READS_A_WAKE_UP):
             far = self._far
             if far is None:
@@ -136,4 +134,4 @@ class UdpPump:
         self.sockets.clear()
         disown(far)
         far.close()
-        self._host.ended(self.id, 0)
+        self._host.ended(self.id)

@@ -181,8 +181,10 @@ class Welcome(Record, frozen=True):
     """Names that end so are looked up through the node."""
     prefixes: tuple[str, ...]
     """Networks in CIDR notation whose addresses are virtual."""
-    control_path: str
+    control_path: str = ""
     """Where other processes reach the node; empty if they cannot."""
+    names: tuple[str, ...] = ()
+    """Names that are nodes' although they lie in none of ``domains``."""
 
 
 class Resolved(Record, frozen=True):
@@ -299,7 +301,7 @@ decode_reply = msgspec.msgpack.Decoder(AnyReply).decode
 
 # -------------------------------------------------------------- records of the sockets' own pairs
 
-# connection id (8) | family, 4 or 6 (1) | remote address (16) | port (2) | local address (16) | port
+# connection id (8) | family, 4 or 6 (1) | remote address (16), port (2) | local address, port
 ACCEPTED = struct.Struct("!QB16sH16sH")
 """One accepted connection, with its near end as SCM_RIGHTS; addresses of 4 bytes are padded."""
 

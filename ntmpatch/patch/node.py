@@ -1,0 +1,244 @@
+"""This process's node: found or started when it is first needed, and what is known without it."""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import functools
+import ipaddress
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ntmpatch.patch.addressing import Packed, pack_host, text_host
+from ntmpatch.patch.settings import Settings, from_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ntmpatch.patch.client import NodeClient
+    from ntmpatch.patch.settings import EmbeddedNode
+    from ntmpatch.wire.local import Record, Resolved, Welcome
+
+R = TypeVar("R", bound="Record")
+
+log = logging.getLogger("ntmpatch.patch")
+
+_MAX_KNOWN_ADDRESSES = 65536
+
+
+class ProcessNode:
+    """The one node that this process's sockets use, and which names and addresses are its."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.is_enabled = settings.is_enabled
+        self._client: NodeClient | None = None
+        self._embedded: EmbeddedNode | None = None
+        self._inherited_path = ""
+        self._suffixes: tuple[str, ...] | None = None
+        self._names: set[str] = set()
+        self._networks: list[tuple[int, int, int]] = []
+        self._known: set[bytes] = set()
+        self._classify = functools.lru_cache(maxsize=1024)(self._classify_host)
+        self.new_lock()
+        if settings.domains is not None:
+            self._learn(settings.domains, settings.prefixes)
+        else:
+            self._learn_networks(settings.prefixes)
+
+    def new_lock(self) -> None:
+        """Take a lock of the application's present kind of threads."""
+        self._lock: Any = threading.RLock()
+
+    # ------------------------------------------------------------------------- finding the node
+
+    def client(self) -> NodeClient:
+        """The connected client; finds or starts the node. OSError if there is none to be had."""
+        client = self._client
+        if client is not None:
+            return client
+        with self._lock:
+            if self._client is None:
+                self._client = self._find()
+                self._meet(self._client.welcome)
+            return self._client
+
+    def _find(self) -> NodeClient:
+        from ntmpatch.patch.client import (  # noqa: PLC0415  # heavy; first use only
+            NodeClient,
+            NodeGoneError,
+            connect_to,
+        )
+
+        if self._embedded is not None:
+            with contextlib.suppress(OSError):
+                return NodeClient(self._embedded.attach)
+            self._embedded = None
+        for path in (self._inherited_path, self.settings.control_path):
+            if path:
+                with contextlib.suppress(OSError):
+                    return NodeClient(functools.partial(connect_to, path))
+        if self.settings.embed is None:
+            raise NodeGoneError
+        self._embedded = self.settings.embed()
+        return NodeClient(self._embedded.attach)
+
+    def call(self, request: Record, kind: type[R], fds: Sequence[int] = ()) -> R:
+        """Ask the node; if it is gone, the next call looks for another."""
+        client = self.client()
+        try:
+            return client.call(request, kind, fds)
+        except OSError as error:
+            from ntmpatch.patch.client import NodeGoneError  # noqa: PLC0415  # is loaded by now
+
+            if isinstance(error, NodeGoneError) and self._client is client:
+                self._client = None
+            raise
+
+    def forked(self) -> None:
+        """In a forked child: the node stays the parent's, which is reached by its control path."""
+        welcome = self._client.welcome if self._client is not None else None
+        if welcome is not None:
+            self._inherited_path = welcome.control_path
+        elif self._embedded is not None:
+            self._inherited_path = self._embedded.control_path
+        if self._client is not None:
+            self._client.close()
+        self._client = None
+        self._embedded = None
+        self.new_lock()
+
+    # -------------------------------------------------------------------- names and addresses
+
+    def _meet(self, welcome: Welcome) -> None:
+        self._names.update(name.lower().rstrip(".") for name in welcome.names)
+        self._learn(welcome.domains, welcome.prefixes)
+        self.know(welcome.ipv4, welcome.ipv6)
+
+    def _learn(self, domains: Sequence[str], prefixes: Sequence[str]) -> None:
+        suffixes = {"." + domain.lower().strip(".") for domain in domains}
+        self._suffixes = tuple(sorted(suffixes.union(self._suffixes or ())))
+        self._forget_classes()
+        self._learn_networks(prefixes)
+
+    def _learn_networks(self, prefixes: Sequence[str]) -> None:
+        for prefix in prefixes:
+            network = ipaddress.ip_network(prefix)
+            entry = (network.version, int(network.network_address), int(network.netmask))
+            if entry not in self._networks:
+                self._networks.append(entry)
+                self._forget_classes()
+
+    def know(self, *addresses: bytes | None) -> None:
+        """These addresses are virtual, whatever the prefixes say."""
+        for address in addresses:
+            if address is not None and address not in self._known:
+                if len(self._known) >= _MAX_KNOWN_ADDRESSES:
+                    self._known.clear()
+                self._known.add(address)
+                if not self._in_networks(address):
+                    self._forget_classes()
+
+    def _forget_classes(self) -> None:
+        self._classify.cache_clear()
+
+    def _in_networks(self, address: bytes) -> bool:
+        version = 4 if len(address) == 4 else 6
+        number = int.from_bytes(address, "big")
+        return any(
+            version == of_version and number & mask == network
+            for of_version, network, mask in self._networks
+        )
+
+    def is_virtual(self, address: bytes) -> bool:
+        """Whether a packed address is a node's."""
+        return self._in_networks(address) or address in self._known
+
+    def is_node_name(self, name: str) -> bool:
+        """Whether a name lies in one of the node's domains; asks nobody if these are known."""
+        if not self.is_enabled:
+            return False
+        if self._suffixes is None and "." in name:
+            # Before the first enrolment nobody has written the domains down.
+            try:
+                self.client()
+            except OSError:
+                return False
+        name = name.rstrip(".").lower()
+        return name.endswith(self._suffixes or ()) or name in self._names
+
+    def _classify_host(self, family: int, host: str) -> bytes | str | None:
+        """Packed if virtual, the name if a node's, None if ordinary."""
+        packed = pack_host(family, host)
+        if packed is not None:
+            return packed if self.is_virtual(packed) else None
+        return host.rstrip(".").lower() if self.is_node_name(host) else None
+
+    def target(self, family: int, address: object) -> Packed | None:
+        """The virtual address that ``address`` means to a socket of ``family``; None: not ours.
+
+        A node's name is resolved, so this may block, and raise ``socket.gaierror``.
+        """
+        if not (isinstance(address, tuple) and 2 <= len(address) <= 4):
+            return None
+        host, port = address[0], address[1]
+        if not (isinstance(port, int) and 0 <= port <= 65535):
+            return None
+        text = text_host(host)
+        if not text:
+            return None
+        found = self._classify(family, text)
+        if found is None:
+            return None
+        if isinstance(found, bytes):
+            return found, port
+        resolved = self.resolve(found)
+        packed = resolved.ipv6 if family == _socket.AF_INET6 else resolved.ipv4
+        if packed is None and family == _socket.AF_INET6:
+            packed = resolved.ipv4
+        if packed is None:
+            from ntmpatch.patch.client import gaierror  # noqa: PLC0415  # is loaded by now
+
+            raise gaierror(_socket.EAI_ADDRFAMILY)
+        return packed, port
+
+    def resolve(self, name: str) -> Resolved:
+        """Look a node up; ``socket.gaierror``, with EAI_AGAIN where no node is to be had."""
+        from ntmpatch.patch.client import gaierror  # noqa: PLC0415  # heavy; first use only
+        from ntmpatch.wire.local import Resolve, Resolved  # noqa: PLC0415
+
+        try:
+            resolved = self.call(Resolve(name), Resolved)
+        except _socket.gaierror:
+            raise
+        except OSError as error:
+            log.warning("cannot look up %s: %s", name, error)
+            raise gaierror(_socket.EAI_AGAIN) from error
+        self.know(resolved.ipv4, resolved.ipv6)
+        return resolved
+
+
+_disabled = Settings()
+current = ProcessNode(_disabled)
+"""Replaced by ``configure``; disabled until then."""
+
+
+def configure(settings: Settings | None = None) -> ProcessNode:
+    """Use the node that ``settings`` or the environment describe, from now on."""
+    global current  # noqa: PLW0603  # there is one node a process
+    current = ProcessNode(from_environment() if settings is None else settings)
+    return current
+
+
+def disable() -> None:
+    """Know of no node any more: every new socket stays ordinary."""
+    configure(_disabled)
+
+
+def _forked() -> None:
+    current.forked()
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,98 @@
+"""What the patched surface must know before there is a node: cheap to read, nothing started.
+
+The node writes ``names.json`` into its state directory whenever its domains or prefixes change::
+
+    {"domains": ["home.example"], "prefixes": ["198.18.0.0/15", "fd12:3456:789a::/48"]}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ntmpatch.base.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+NAMES_FILE = "names.json"
+CONTROL_SOCKET = "control.sock"
+
+
+class EmbeddedNode(Protocol):
+    """A node in a private thread of this process."""
+
+    @property
+    def control_path(self) -> str:
+        """Where forked children reach it; empty if nowhere."""
+        ...
+
+    def attach(self) -> int:
+        """A connected descriptor of the local control protocol; callable from any thread."""
+        ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where this process's node is, and which names and addresses are its."""
+
+    control_path: str = ""
+    """Control socket of a node that is shared, if one listens there."""
+    domains: tuple[str, ...] | None = None
+    """Domains whose names are nodes; None: not known before a node runs."""
+    prefixes: tuple[str, ...] = ()
+    """Virtual networks in CIDR notation."""
+    embed: Callable[[], EmbeddedNode] | None = None
+    """Starts a node in this process; None: there is nothing to start one from."""
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether there can be a node at all; without one every socket stays ordinary."""
+        return self.embed is not None or bool(self.control_path)
+
+
+def state_directory(environment: Mapping[str, str] = os.environ) -> str:
+    """``NTMPATCH_STATE``, or ``ntmpatch`` in the XDG state directory."""
+    chosen = environment.get("NTMPATCH_STATE")
+    if chosen:
+        return chosen
+    base = environment.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return os.path.join(base, "ntmpatch")
+
+
+def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Settings of this process; disabled if nothing says that there is a node."""
+    state = state_directory(environment)
+    control_path = os.path.join(state, CONTROL_SOCKET)
+    names = read_names(state)
+    configured = names is not None or any(
+        environment.get(name) for name in ("NTMPATCH_TOKEN", "NTMPATCH_CONFIG")
+    )
+    if not configured and not os.path.exists(control_path):
+        return Settings()
+    domains, prefixes = names if names is not None else (None, ())
+    return Settings(control_path, domains, prefixes, _start_embedded if configured else None)
+
+
+def read_names(state: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Domains and prefixes from ``names.json``; None if the node has not written it yet."""
+    path = os.path.join(state, NAMES_FILE)
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        return tuple(map(str, content["domains"])), tuple(map(str, content["prefixes"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: expected an object with lists `domains` and `prefixes`"
+        ) from error
+
+
+def _start_embedded() -> EmbeddedNode:
+    from ntmpatch.runtime.node import start_local_node  # noqa: PLC0415  # heavy; first use only
+
+    node: EmbeddedNode = start_local_node()
+    return node

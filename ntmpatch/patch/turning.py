@@ -1,0 +1,471 @@
+"""How a socket turns virtual: the near end of a pair takes the place of its descriptor.
+
+The number, O_NONBLOCK and FD_CLOEXEC stay, and so does the Python object; only its class changes.
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import errno
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from ntmpatch.patch import classes, node, options, table, waiting
+from ntmpatch.patch.addressing import WILDCARDS, Packed, pack_host, wildcard_of
+from ntmpatch.patch.table import Kind, State
+
+if TYPE_CHECKING:
+    from ntmpatch.patch.options import OptionKey, OptionValue
+
+log = logging.getLogger("ntmpatch.patch")
+
+
+def os_error(error: int) -> OSError:
+    """OSError (the subclass that belongs to it) with the system's words."""
+    return OSError(error, os.strerror(error))
+
+
+def raw(socket: Any) -> _socket.socket:
+    """The C socket under a Python one: itself, or what gevent's wraps."""
+    return socket if isinstance(socket, _socket.socket) else socket._sock
+
+
+def make_pair(type_: int, kept: dict[OptionKey, OptionValue]) -> tuple[int, int]:
+    """Near and far end of a new pair, as descriptors."""
+    near, far = _socket.socketpair(_socket.AF_UNIX, type_)
+    for key in options.KEPT_BY_THE_PAIR:
+        if key in kept:
+            near.setsockopt(*key, kept[key])
+    return near.detach(), far.detach()
+
+
+def swap(fd: int, replacement: int) -> None:
+    """Let ``replacement`` be at ``fd``, with the flags that ``fd`` had; closes the original."""
+    os.set_blocking(replacement, os.get_blocking(fd))
+    os.dup2(replacement, fd, os.get_inheritable(fd))
+    os.close(replacement)
+
+
+def install(socket: Any, state: State) -> None:
+    """Enter ``state`` and give ``socket`` the class of its kind."""
+    table.put(state)
+    table.own(state, socket)
+    classes.become(socket, state.kind)
+
+
+def change_kind(socket: Any, state: State, kind: Kind) -> None:
+    """A socket goes on as another kind, at the same descriptor."""
+    state.kind = kind
+    classes.become(socket, kind)
+
+
+def become_ordinary(socket: Any, state: State) -> None:
+    """After a failed connect() the socket is as new: a kernel socket with the same options."""
+    fresh = _socket.socket(state.family, state.type, state.proto)
+    for key, value in state.options.items():
+        with contextlib.suppress(OSError):
+            fresh.setsockopt(*key, value)
+    table.remove(state.fd)
+    swap(state.fd, fresh.detach())
+    classes.become_plain(socket)
+
+
+def become_real(socket: Any, state: State) -> None:
+    """A UDP socket of both networks, or of the virtual one, is the kernel's only from now on."""
+    if state.real is None:
+        become_ordinary(socket, state)
+        return
+    table.remove(state.fd)
+    swap(state.fd, _socket.dup(state.real.fileno()))
+    state.release()
+    classes.become_plain(socket)
+
+
+def bound_port(real: _socket.socket) -> int:
+    """The port a kernel socket is bound to, or 0."""
+    try:
+        port: int = real.getsockname()[1]
+    except OSError:
+        return 0
+    return port
+
+
+def families_of(
+    family: int, address: bytes | None, kept: dict[OptionKey, OptionValue]
+) -> tuple[int, ...]:
+    """4, 6 or both: what a socket bound to ``address`` (None: wildcard) can be reached by."""
+    if address is not None:
+        return (4 if len(address) == 4 else 6,)
+    if family == _socket.AF_INET:
+        return (4,)
+    v6only = kept.get(options.V6ONLY)
+    if v6only is None:
+        v6only = options.scratch(family, _socket.SOCK_STREAM, 0).getsockopt(*options.V6ONLY)
+    return (6,) if v6only else (4, 6)
+
+
+# ------------------------------------------------------------------------------------------- TCP
+
+
+def begin_connect(socket: Any, target: Packed) -> State:
+    """Ask the node for a connection; the socket is CONNECTING afterwards. OSError."""
+    from ntmpatch.wire.local import Connect, Connecting  # noqa: PLC0415  # heavy; first use only
+
+    c_socket = raw(socket)
+    fd, family, proto = c_socket.fileno(), c_socket.family, c_socket.proto
+    bound = table.get(fd)
+    if bound is not None:
+        kept, port, bound_id = bound.options, bound.local[1], bound.id
+    else:
+        kept = options.snapshot(c_socket, family, c_socket.type, proto)
+        port, bound_id = bound_port(c_socket), 0
+    near, far = make_pair(_socket.SOCK_STREAM, kept)
+    try:
+        connecting = node.current.call(
+            Connect(
+                remote=target[0],
+                port=target[1],
+                filler_size=_fill(near),
+                inode=(inode := os.fstat(near).st_ino),
+                local_port=port,
+                bound_id=bound_id,
+                mapped=family == _socket.AF_INET6 and len(target[0]) == 4,
+                options=options.for_the_node(kept.items()),
+            ),
+            Connecting,
+            (far,),
+        )
+    except BaseException:
+        os.close(near)
+        raise
+    finally:
+        os.close(far)
+    swap(fd, near)
+    local = (connecting.local, connecting.local_port)
+    state = State(
+        Kind.CONNECTING, fd, family, c_socket.type, proto, connecting.id, inode, local, target, kept
+    )
+    install(socket, state)
+    return state
+
+
+def _fill(near: int) -> int:
+    """Make ``near`` unwritable: AF_UNIX is writable while a quarter of its buffer is in use."""
+    end = _socket.socket(fileno=near)
+    try:
+        size: int = end.getsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF) // 4 + 1
+        return end.send(bytes(size), _socket.MSG_DONTWAIT)
+    finally:
+        end.detach()
+
+
+def finish_connect(socket: Any, state: State, timeout: float | None) -> int:
+    """Wait for the outcome; 0 or the errno. TimeoutError; EINPROGRESS for a time-out of zero."""
+    if timeout == 0:
+        return errno.EINPROGRESS
+    waiting.Deadline(timeout).wait(state.fd, waiting.WRITE)
+    error = poll_connect(socket, state)
+    if error:
+        state.error = 0
+    return error
+
+
+def poll_connect(socket: Any, state: State) -> int:
+    """What has become of a connection under way: 0, EINPROGRESS, or the errno it failed with."""
+    writable, hung_up = waiting.look(state.fd)
+    if not (writable or hung_up):
+        return errno.EINPROGRESS
+    if hung_up and not state.failed:
+        state.error = outcome(state)
+        state.failed = bool(state.error)
+    if state.failed:
+        return state.error
+    change_kind(socket, state, Kind.STREAM)
+    return 0
+
+
+def outcome(state: State) -> int:
+    """Ask the node for the errno that ended a socket; 0 if none did. Told once."""
+    from ntmpatch.wire.local import Fate, Outcome  # noqa: PLC0415  # is loaded by now
+
+    try:
+        return node.current.call(Outcome(state.id), Fate).error
+    except OSError:
+        # The node is gone, and every connection with it.
+        return errno.ECONNRESET if state.type == _socket.SOCK_STREAM else errno.ENETDOWN
+
+
+def bind_tcp(socket: Any, address: bytes, port: int) -> None:
+    """Reserve a port on a virtual address; the socket is BOUND afterwards. OSError."""
+    from ntmpatch.wire.local import BindTcp, Bound  # noqa: PLC0415  # heavy; first use only
+
+    c_socket = raw(socket)
+    fd, family = c_socket.fileno(), c_socket.family
+    if table.get(fd) is not None or bound_port(c_socket):
+        raise os_error(errno.EINVAL)
+    kept = options.snapshot(c_socket, family, c_socket.type, c_socket.proto)
+    near, far = make_pair(_socket.SOCK_STREAM, kept)
+    request = BindTcp(
+        families_of(family, address, kept),
+        address,
+        port,
+        bool(kept.get(options.REUSE_ADDRESS)),
+        bool(kept.get(options.REUSE_PORT)),
+    )
+    try:
+        bound = node.current.call(request, Bound, (far,))
+    except BaseException:
+        os.close(near)
+        raise
+    finally:
+        os.close(far)
+    state = State(
+        Kind.BOUND,
+        fd,
+        family,
+        c_socket.type,
+        c_socket.proto,
+        bound.id,
+        os.fstat(near).st_ino,
+        (address, bound.port),
+        None,
+        kept,
+    )
+    swap(fd, near)
+    install(socket, state)
+
+
+def listen_bound(socket: Any, state: State, backlog: int) -> None:
+    """listen() on a socket that is bound to a virtual address. OSError."""
+    address, port = state.local
+    id_, near, _ = _listen(state.family, address, port, backlog, state.options, state.id)
+    inode = os.fstat(near).st_ino
+    swap(state.fd, near)
+    install(
+        socket,
+        State(
+            Kind.LISTENER,
+            state.fd,
+            state.family,
+            state.type,
+            state.proto,
+            id_,
+            inode,
+            (address, port),
+            None,
+            state.options,
+        ),
+    )
+
+
+def listen_wildcard(socket: Any, backlog: int) -> None:
+    """Serve the virtual network too with a kernel socket that listens on the wildcard.
+
+    Where no node is to be had the socket stays what it is. OSError(EADDRINUSE) where the node has
+    another listener at the port.
+    """
+    c_socket = raw(socket)
+    family = c_socket.family
+    if not _is_wildcard(c_socket):
+        return
+    kept = options.snapshot(c_socket, family, c_socket.type, c_socket.proto)
+    port = bound_port(c_socket)
+    try:
+        id_, near, _ = _listen(family, None, port, backlog, kept, 0)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise
+        log.warning("port %d serves the real network only: %s", port, error)
+        return
+    _combine(socket, Kind.LISTENER, id_, near, (wildcard_of(family), port), kept)
+
+
+def _listen(
+    family: int,
+    address: bytes | None,
+    port: int,
+    backlog: int,
+    kept: dict[OptionKey, OptionValue],
+    bound_id: int,
+) -> tuple[int, int, int]:
+    """Identity, near end and port of a new listener of the node."""
+    from ntmpatch.wire.local import Bound, Listen  # noqa: PLC0415  # heavy; first use only
+
+    near, far = make_pair(_socket.SOCK_SEQPACKET, kept)
+    request = Listen(
+        families_of(family, address, kept),
+        address,
+        port,
+        max(0, backlog),
+        os.fstat(near).st_ino,
+        bound_id,
+        bool(kept.get(options.REUSE_ADDRESS)),
+        bool(kept.get(options.REUSE_PORT)),
+        family == _socket.AF_INET6,
+        options.for_the_node(kept.items()),
+    )
+    try:
+        bound = node.current.call(request, Bound, (far,))
+    except BaseException:
+        os.close(near)
+        raise
+    finally:
+        os.close(far)
+    return bound.id, near, bound.port
+
+
+# ------------------------------------------------------------------------------------------- UDP
+
+
+def bind_udp(
+    socket: Any,
+    address: bytes | None,
+    port: int,
+    *,
+    remote: Packed | None = None,
+    bound_id: int = 0,
+) -> State:
+    """Open a UDP socket of the node: bound to ``address`` or connected to ``remote``. OSError."""
+    c_socket = raw(socket)
+    fd, family = c_socket.fileno(), c_socket.family
+    before = table.get(fd)
+    kept = (
+        before.options
+        if before is not None
+        else options.snapshot(c_socket, family, c_socket.type, c_socket.proto)
+    )
+    id_, near, local = _bind_udp(family, address, port, kept, remote, bound_id)
+    state = State(
+        Kind.DATAGRAM if remote is None else Kind.CONNECTED,
+        fd,
+        family,
+        c_socket.type,
+        c_socket.proto,
+        id_,
+        os.fstat(near).st_ino,
+        local,
+        remote,
+        kept,
+    )
+    swap(fd, near)
+    install(socket, state)
+    return state
+
+
+def bind_udp_wildcard(socket: Any) -> None:
+    """Serve the virtual network too with a kernel UDP socket that is bound to the wildcard.
+
+    Where no node is to be had the socket stays what it is. OSError(EADDRINUSE).
+    """
+    c_socket = raw(socket)
+    family = c_socket.family
+    if not _is_wildcard(c_socket):
+        return
+    port = bound_port(c_socket)
+    kept = options.snapshot(c_socket, family, c_socket.type, c_socket.proto)
+    try:
+        id_, near, local = _bind_udp(family, None, port, kept, None, 0)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise
+        log.warning("port %d serves the real network only: %s", port, error)
+        return
+    _combine(socket, Kind.DATAGRAM, id_, near, local, kept)
+
+
+def add_real(socket: Any, state: State) -> None:
+    """Let a virtual UDP socket reach the real network too, from the same port if that is free."""
+    real = _socket.socket(state.family, state.type, state.proto)
+    real.setblocking(False)
+    for key, value in state.options.items():
+        with contextlib.suppress(OSError):
+            real.setsockopt(*key, value)
+    with contextlib.suppress(OSError):
+        real.bind(("", state.local[1]))
+    near = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, _socket.dup(state.fd))
+    near.setblocking(False)
+    state.real, state.near = real, near
+    swap(state.fd, _epoll_of(real, near))
+    install(socket, state)
+
+
+def _bind_udp(
+    family: int,
+    address: bytes | None,
+    port: int,
+    kept: dict[OptionKey, OptionValue],
+    remote: Packed | None,
+    bound_id: int,
+) -> tuple[int, int, Packed]:
+    """Identity, near end and local address of a new UDP socket of the node."""
+    from ntmpatch.wire.local import BindUdp, Bound  # noqa: PLC0415  # heavy; first use only
+
+    near, far = make_pair(_socket.SOCK_SEQPACKET, kept)
+    request = BindUdp(
+        families_of(family, remote[0] if remote is not None else address, kept),
+        address,
+        port,
+        os.fstat(near).st_ino,
+        None if remote is None else remote[0],
+        0 if remote is None else remote[1],
+        bound_id,
+        bool(kept.get(options.REUSE_ADDRESS)),
+        bool(kept.get(options.REUSE_PORT)),
+        family == _socket.AF_INET6,
+    )
+    try:
+        bound = node.current.call(request, Bound, (far,))
+    except BaseException:
+        os.close(near)
+        raise
+    finally:
+        os.close(far)
+    return bound.id, near, (bound.address or address or wildcard_of(family), bound.port)
+
+
+# ------------------------------------------------------------------------------- both at once
+
+
+def _is_wildcard(real: _socket.socket) -> bool:
+    return pack_host(real.family, real.getsockname()[0]) in WILDCARDS
+
+
+def _combine(
+    socket: Any,
+    kind: Kind,
+    id_: int,
+    near: int,
+    local: Packed,
+    kept: dict[OptionKey, OptionValue],
+) -> None:
+    """Put an epoll set of the kernel's socket and the near end in the place of the former."""
+    c_socket = raw(socket)
+    fd, family, type_, proto = (
+        c_socket.fileno(),
+        c_socket.family,
+        c_socket.type,
+        c_socket.proto,
+    )
+    # A description of its own flags: O_NONBLOCK here is not the application's to see.
+    real = _socket.socket(family, type_, proto, _socket.dup(fd))
+    virtual = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, near)
+    replacement = _epoll_of(real, virtual)
+    swap(fd, replacement)
+    real.setblocking(False)
+    virtual.setblocking(False)
+    inode = os.fstat(near).st_ino
+    state = State(
+        kind, fd, family, type_, proto, id_, inode, local, None, kept, real=real, near=virtual
+    )
+    install(socket, state)
+
+
+def _epoll_of(*sockets: _socket.socket) -> int:
+    poller = waiting.epoll()
+    for socket in sockets:
+        poller.register(socket.fileno(), 1)  # EPOLLIN
+    fd = _socket.dup(poller.fileno())
+    poller.close()
+    return fd

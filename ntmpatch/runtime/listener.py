@@ -1,0 +1,97 @@
+"""One listening socket's pump: accepted connections travel to the program as passed descriptors.
+
+So ``accept()`` works in every process that inherited the listener: whoever receives the record
+has the connection.
+"""
+
+from __future__ import annotations
+
+import _socket
+import array
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from ntmpatch.runtime.forking import disown, own
+from ntmpatch.runtime.pump import READ, WRITE, PumpHost
+from ntmpatch.wire.local import pack_accepted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ntmpatch.packet.stack import TcpConnection, TcpListener
+    from ntmpatch.runtime.pump_tcp import TcpPump
+
+
+class ListenerPump:
+    """Passes what the stack's listeners accept into ``far``; there is one listener per family."""
+
+    def __init__(
+        self,
+        host: PumpHost,
+        id_: int,
+        far: _socket.socket,
+        *,
+        adopt: Callable[[TcpConnection, int, _socket.socket, ListenerPump], TcpPump],
+    ) -> None:
+        far.setblocking(False)
+        own(far)
+        self.id = id_
+        self.listeners: list[TcpListener] = []
+        self._host = host
+        self._far: _socket.socket | None = far
+        self._adopt = adopt
+        self._waiting: deque[tuple[bytes, int]] = deque()
+        """Header and near end of what the pair had no room for."""
+        self._read: Any = host.loop.io(far.fileno(), READ)
+        self._read.start(self._program_ended)
+        self._write: Any = host.loop.io(far.fileno(), WRITE)
+
+    def accept(self, connection: TcpConnection) -> TcpPump:
+        """The stack's callback: make the pair, pass its near end, pump its far end."""
+        near, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        pump = self._adopt(connection, near.fileno(), far, self)
+        header = pack_accepted(pump.id, connection.remote, connection.local)
+        self._waiting.append((header, near.detach()))
+        self._pass_on()
+        return pump
+
+    def _pass_on(self) -> None:
+        far = self._far
+        waiting = self._waiting
+        while waiting:
+            header, near = waiting[0]
+            rights = array.array("i", [near])
+            if far is not None:
+                try:
+                    far.sendmsg([header], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+                except BlockingIOError:
+                    self._write.start(self._pass_on)
+                    return
+                except OSError:
+                    # ETOOMANYREFS or a program that closed: the connection ends with its near end.
+                    pass
+            waiting.popleft()
+            _socket.close(near)
+        if far is not None:
+            self._write.stop()
+
+    def _program_ended(self) -> None:
+        """The program never writes here, so a readable far end is a closed listener."""
+        self.close()
+        self._host.flush()
+
+    def close(self) -> None:
+        """Listen no more; what was not accepted is reset by its own pump."""
+        far, self._far = self._far, None
+        if far is None:
+            return
+        for watcher in (self._read, self._write):
+            watcher.stop()
+            watcher.close()
+        for listener in self.listeners:
+            listener.close()
+        self.listeners.clear()
+        disown(far)
+        far.close()
+        self._pass_on()
+        self._host.ended(self.id)

@@ -1,0 +1,341 @@
+"""The node's side of every virtual socket: requests that open, change and end one."""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import itertools
+import os
+from typing import TYPE_CHECKING, Any
+
+from ntmpatch.runtime.listener import ListenerPump
+from ntmpatch.runtime.options import apply_option
+from ntmpatch.runtime.ports import Claim, PortTable
+from ntmpatch.runtime.pump import READ, Hangups
+from ntmpatch.runtime.pump_tcp import TcpPump
+from ntmpatch.runtime.pump_udp import UdpPump
+from ntmpatch.wire import local
+
+if TYPE_CHECKING:
+    import random
+
+    from ntmpatch.packet.stack import TcpConnection
+    from ntmpatch.runtime.door import NodeService
+
+_MAX_REMEMBERED_ERRORS = 16384
+"""Errors that nobody asked for are forgotten, oldest first, beyond this many."""
+
+
+class VirtualSockets:
+    """All virtual sockets of one node, by identity; the host of their pumps."""
+
+    def __init__(
+        self, service: NodeService, loop: Any, hangups: Hangups, rng: random.Random
+    ) -> None:
+        self._service = service
+        self.loop = loop
+        self.hangups = hangups
+        self.scratch = memoryview(bytearray(local.DATAGRAM_SIZE + 65535))
+        self._ids = itertools.count(1)
+        self._ports = PortTable(rng)
+        self._streams: dict[int, TcpPump] = {}
+        self._listeners: dict[int, ListenerPump] = {}
+        self._datagrams: dict[int, UdpPump] = {}
+        self._reserved: dict[int, tuple[_socket.socket, Any]] = {}
+        self._options: dict[int, list[local.Option]] = {}
+        self._errors: dict[int, int] = {}
+        self._facts: dict[int, local.Facts] = {}
+        self._inodes: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._streams) + len(self._listeners) + len(self._datagrams)
+
+    # ------------------------------------------------------------------------ host of the pumps
+
+    def now(self) -> float:
+        """Monotonic seconds, as the stack counts them."""
+        return self._service.now()
+
+    def flush(self) -> None:
+        """Send what the stack has to send."""
+        self._service.flush()
+
+    def failed(self, id_: int, error: int) -> None:
+        """Keep an errno until the program asks for it."""
+        self._errors[id_] = error
+        if len(self._errors) > _MAX_REMEMBERED_ERRORS:
+            del self._errors[next(iter(self._errors))]
+
+    def ended(self, id_: int) -> None:
+        """A pump let go of its far end."""
+        self._streams.pop(id_, None)
+        self._listeners.pop(id_, None)
+        self._datagrams.pop(id_, None)
+        self._options.pop(id_, None)
+        self._ports.release(id_)
+        inode = self._inodes.pop(id_, None)
+        if inode is not None and self._facts[inode].id == id_:
+            del self._facts[inode]
+
+    def drain(self) -> None:
+        """Take from the programs what they have written so far."""
+        for stream in list(self._streams.values()):
+            stream.drain()
+
+    def close(self) -> None:
+        """End every socket; connections are reset."""
+        for stream in list(self._streams.values()):
+            stream.abort()
+        for listener in list(self._listeners.values()):
+            listener.close()
+        for datagram in list(self._datagrams.values()):
+            datagram.close()
+        for id_ in list(self._reserved):
+            self._end_reservation(id_)
+        self.flush()
+
+    # ---------------------------------------------------------------------------------- TCP
+
+    def connect(self, request: local.Connect, fds: list[int]) -> local.Record:
+        """Open a connection; the answer does not wait for the other side."""
+        self._require_address(request.local)
+        pump = TcpPump(self, next(self._ids), _take(fds), filler_size=request.filler_size)
+        self._streams[pump.id] = pump
+        self._end_reservation(request.bound_id)
+        try:
+            connection = self._service.stack.connect_tcp(
+                request.remote,
+                request.port,
+                pump,
+                self.now(),
+                local=request.local,
+                local_port=request.local_port,
+            )
+        except OSError:
+            pump.abort()
+            raise
+        for option in request.options:
+            apply_option(pump, connection, option)
+        pump.attach(connection)
+        self._remember(
+            request.inode,
+            local.Facts(
+                "stream",
+                pump.id,
+                (4 if len(request.remote) == 4 else 6,),
+                request.mapped,
+                *connection.local,
+                request.remote,
+                request.port,
+            ),
+        )
+        self.flush()
+        return local.Connecting(pump.id, *connection.local)
+
+    def outcome(self, request: local.Outcome, _fds: list[int]) -> local.Record:
+        """What has become of a socket; an error is told once."""
+        pump = self._streams.get(request.id)
+        if pump is not None and pump.is_pending:
+            return local.Fate(pending=True, error=0)
+        return local.Fate(pending=False, error=self._errors.pop(request.id, 0))
+
+    def bind_tcp(self, request: local.BindTcp, fds: list[int]) -> local.Record:
+        """Reserve a port until the program listens, connects or closes."""
+        self._require_address(request.address)
+        id_ = next(self._ids)
+        claim = self._ports.claim(
+            Claim(
+                id_,
+                request.families,
+                request.address,
+                request.port,
+                request.reuse_address,
+                request.reuse_port,
+            )
+        )
+        far = _take(fds)
+        far.setblocking(False)
+        watcher = self.loop.io(far.fileno(), READ)
+        watcher.start(self._end_reservation, id_)
+        self._reserved[id_] = (far, watcher)
+        return local.Bound(id_, claim.port)
+
+    def _end_reservation(self, id_: int) -> None:
+        reserved = self._reserved.pop(id_, None)
+        if reserved is None:
+            return
+        far, watcher = reserved
+        watcher.stop()
+        watcher.close()
+        far.close()
+        self._ports.release(id_)
+
+    def listen(self, request: local.Listen, fds: list[int]) -> local.Record:
+        """Listen in the stack, once per family, at one port."""
+        self._require_address(request.address)
+        id_ = next(self._ids)
+        self._end_reservation(request.bound_id)
+        claim = self._ports.claim(
+            Claim(
+                id_,
+                request.families,
+                request.address,
+                request.port,
+                request.reuse_address,
+                request.reuse_port,
+                listening=True,
+            )
+        )
+        pump = ListenerPump(self, id_, _take(fds), adopt=self._adopt)
+        self._listeners[id_] = pump
+        self._options[id_] = list(request.options)
+        try:
+            for family in request.families:
+                pump.listeners.append(
+                    self._service.stack.listen_tcp(
+                        request.address,
+                        claim.port,
+                        family=family,
+                        backlog=request.backlog,
+                        accept=pump.accept,
+                        reuse_address=request.reuse_address,
+                        reuse_port=request.reuse_port,
+                    )
+                )
+        except OSError:
+            pump.close()
+            raise
+        self._remember(
+            request.inode,
+            local.Facts(
+                "listener",
+                id_,
+                request.families,
+                request.mapped,
+                request.address,
+                claim.port,
+                None,
+                0,
+            ),
+        )
+        return local.Bound(id_, claim.port)
+
+    def _adopt(
+        self, connection: TcpConnection, near: int, far: _socket.socket, listener: ListenerPump
+    ) -> TcpPump:
+        pump = TcpPump(self, next(self._ids), far)
+        self._streams[pump.id] = pump
+        for option in self._options.get(listener.id, ()):
+            apply_option(pump, connection, option)
+        pump.attach(connection)
+        self._remember(
+            os.fstat(near).st_ino,
+            local.Facts(
+                "stream",
+                pump.id,
+                (4 if len(connection.remote[0]) == 4 else 6,),
+                False,
+                *connection.local,
+                *connection.remote,
+            ),
+        )
+        return pump
+
+    def set_backlog(self, request: local.SetBacklog, _fds: list[int]) -> local.Record:
+        """Change how many connections may wait to be accepted."""
+        listener = self._listeners.get(request.id)
+        if listener is None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        listener.set_backlog(request.backlog)
+        return local.Done()
+
+    def abort(self, request: local.Abort, _fds: list[int]) -> local.Record:
+        """Give a connection up with RST."""
+        pump = self._streams.get(request.id)
+        if pump is not None:
+            pump.abort()
+            self.flush()
+        return local.Done()
+
+    # ---------------------------------------------------------------------------------- UDP
+
+    def bind_udp(self, request: local.BindUdp, fds: list[int]) -> local.Record:
+        """Open a UDP socket, once per family, at one port."""
+        self._require_address(request.address)
+        previous = self._datagrams.get(request.bound_id)
+        if previous is not None:
+            previous.close()
+        remote = None if request.remote is None else (request.remote, request.remote_port)
+        pump = UdpPump(self, next(self._ids), _take(fds), remote=remote, drops=self._service.drops)
+        self._datagrams[pump.id] = pump
+        port = request.port
+        address = request.address
+        try:
+            for family in request.families:
+                socket = self._service.stack.bind_udp(
+                    request.address,
+                    port,
+                    pump,
+                    family=family,
+                    reuse_address=request.reuse_address,
+                    reuse_port=request.reuse_port,
+                )
+                pump.sockets[4 if family == 4 else 16] = socket
+                port = socket.local[1]
+                if remote is not None:
+                    socket.connect(remote)
+                    address = socket.local[0]
+        except OSError:
+            pump.close()
+            raise
+        pump.start()
+        self._remember(
+            request.inode,
+            local.Facts(
+                "datagram" if remote is None else "connected",
+                pump.id,
+                request.families,
+                request.mapped,
+                address,
+                port,
+                request.remote,
+                request.remote_port,
+            ),
+        )
+        return local.Bound(pump.id, port, address)
+
+    # ------------------------------------------------------------------------------ any socket
+
+    def set_option(self, request: local.SetOption, _fds: list[int]) -> local.Record:
+        """A socket option was set; the program's side has checked and kept it."""
+        option = (request.level, request.name, request.value)
+        pump = self._streams.get(request.id)
+        if pump is not None and pump.connection is not None:
+            apply_option(pump, pump.connection, option)
+            self.flush()
+        elif request.id in self._options:
+            self._options[request.id].append(option)
+        return local.Done()
+
+    def describe(self, request: local.Describe, _fds: list[int]) -> local.Record:
+        """What a socket is that some process received without its history."""
+        facts = self._facts.get(request.inode)
+        if facts is None:
+            raise OSError(errno.ENOENT, "not a virtual socket of this node")
+        return facts
+
+    def _remember(self, inode: int, facts: local.Facts) -> None:
+        self._facts[inode] = facts
+        self._inodes[facts.id] = inode
+
+    def _require_address(self, address: bytes | None) -> None:
+        welcome = self._service.welcome()
+        if address is not None and address not in (welcome.ipv4, welcome.ipv6):
+            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+
+
+def _take(fds: list[int]) -> _socket.socket:
+    """The far end that came with a request."""
+    if not fds:
+        raise OSError(errno.EPROTO, "the request lacks its file descriptor")
+    return _socket.socket(fileno=fds.pop(0))
