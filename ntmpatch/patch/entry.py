@@ -46,7 +46,10 @@ class EntryPoints(_Base):
             super().__init__(family, type, proto, fileno)
             return
         _load()
-        super().__init__(state.family, state.type, state.proto, fileno)
+        from ntmpatch.patch import turning  # noqa: PLC0415  # is loaded by now
+
+        with turning.posing_as_socket(state, fileno):
+            super().__init__(state.family, state.type, state.proto, fileno)
         table.own(state, self)
         classes.become(self, state.kind)
 

@@ -142,19 +142,18 @@ class ConnectingSocket(StreamSocket):
 
     def _ntm_connect(self, address: Any) -> int:
         state = state_of(self)
+        if state.failed and not state.error:
+            # The failure was told: the socket is as new.
+            turning.become_ordinary(self, state)
+            return self.connect_ex(address)
         error = turning.poll_connect(self, state)
         if error == errno.EINPROGRESS:
             if self.gettimeout() == 0:
                 return errno.EALREADY
             return turning.finish_connect(self, state, self.gettimeout())
-        if not error:
-            # As Linux: the call after a connect in the background tells once that it is done.
-            return 0
-        if state.error:
-            state.error = 0
-            return error
-        turning.become_ordinary(self, state)
-        return self.connect_ex(address)
+        # As Linux: the call after a connect in the background tells once how it ended.
+        state.error = 0
+        return error
 
     def _ntm_settle(self, flags: int = 0) -> None:
         """Be established, or raise what the kernel would."""
@@ -178,20 +177,22 @@ class ConnectingSocket(StreamSocket):
     def getpeername(self) -> Any:
         """ENOTCONN until the connection is established."""
         state = state_of(self)
-        if turning.poll_connect(self, state) or state.remote is None:
+        if turning.poll_connect(self, state) or state.failed or state.remote is None:
             refuse(errno.ENOTCONN)
         return format_address(state.family, state.remote)
 
     def shutdown(self, how: int) -> None:
         """As Linux: a connection under way is not connected."""
-        if turning.poll_connect(self, state_of(self)):
+        state = state_of(self)
+        if turning.poll_connect(self, state) or state.failed:
             refuse(errno.ENOTCONN)
         super().shutdown(how)
 
     def bind(self, address: Any) -> None:
         """A socket whose connect() failed may be bound."""
         state = state_of(self)
-        if not (turning.poll_connect(self, state) and state.failed):
+        turning.poll_connect(self, state)
+        if not state.failed:
             refuse(errno.EINVAL)
         turning.become_ordinary(self, state)
         self.bind(address)

@@ -17,6 +17,8 @@ from ntmpatch.patch.addressing import WILDCARDS, Packed, pack_host, wildcard_of
 from ntmpatch.patch.table import Kind, State
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ntmpatch.patch.options import OptionKey, OptionValue
 
 log = logging.getLogger("ntmpatch.patch")
@@ -46,6 +48,22 @@ def swap(fd: int, replacement: int) -> None:
     os.set_blocking(replacement, os.get_blocking(fd))
     os.dup2(replacement, fd, os.get_inheritable(fd))
     os.close(replacement)
+
+
+@contextlib.contextmanager
+def posing_as_socket(state: State, fd: int) -> Iterator[None]:
+    """Let ``fd`` be a kernel socket meanwhile: C's constructor refuses an epoll set (ENOTSOCK)."""
+    if state.real is None:
+        yield
+        return
+    aside = _socket.dup(fd)
+    inheritable = os.get_inheritable(fd)
+    os.dup2(state.real.fileno(), fd, inheritable)
+    try:
+        yield
+    finally:
+        os.dup2(aside, fd, inheritable)
+        os.close(aside)
 
 
 def install(socket: Any, state: State) -> None:

@@ -55,6 +55,11 @@ class ListenerPump:
         self._pass_on()
         return pump
 
+    def set_backlog(self, backlog: int) -> None:
+        """Change how many connections may wait in the stack."""
+        for listener in self.listeners:
+            listener.backlog = backlog
+
     def _pass_on(self) -> None:
         far = self._far
         waiting = self._waiting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import select
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 # The node's thread waits by its own hub; these two are only ever asked, never waited on.
 _epoll: Any = monkey.get_original("select", "epoll")
 _poll: Any = monkey.get_original("select", "poll")
+
+log = logging.getLogger("ntmpatch.door")
 
 READ = 1
 """Event of a hub ``io`` watcher (libev's EV_READ)."""
@@ -95,7 +98,10 @@ class Hangups:
             hung_up = self._waiting.pop(fd, None)
             if hung_up is not None:
                 self._epoll.unregister(fd)
-                hung_up()
+                try:
+                    hung_up()
+                except Exception:  # one socket's failure must not deafen the others
+                    log.exception("a socket did not end cleanly")
 
 
 def is_hung_up(far: _socket.socket) -> bool:

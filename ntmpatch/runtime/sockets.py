@@ -74,7 +74,8 @@ class VirtualSockets:
         self._options.pop(id_, None)
         self._ports.release(id_)
         inode = self._inodes.pop(id_, None)
-        if inode is not None and self._facts[inode].id == id_:
+        facts = None if inode is None else self._facts.get(inode)
+        if facts is not None and facts.id == id_:
             del self._facts[inode]
 
     def drain(self) -> None:

@@ -72,6 +72,9 @@ class FakeConnection:
     def shutdown_write(self, now):
         if not self.fin_out and not self.done:
             self.fin_out = True
+            if self.peer is None:
+                self.reset(0)
+                return
             self.stack.network.queue.append((self.peer.take_fin,))
             self.check()
 

@@ -1,0 +1,215 @@
+"""Listening: virtual addresses, the wildcard of both networks, ports, time-outs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import threading
+
+import pytest
+
+
+def speak(address):
+    """Connect, send our name, return what is sent back."""
+    with socket.create_connection(address, 5) as client:
+        client.sendall(repr(client.getsockname()).encode())
+        return client.recv(1000).decode()
+
+
+def answer_one(listener):
+    connection, peer = listener.accept()
+    with connection:
+        connection.recv(1000)
+        connection.sendall(repr((connection.getsockname(), peer)).encode())
+        return connection.family
+
+
+@pytest.mark.parametrize("bound", ["0.0.0.0", "::", "dual-stack", "unbound"])
+def test_wildcard_listener_serves_both_networks_at_one_port(patched, bound):
+    if bound == "dual-stack":
+        listener = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    elif bound == "unbound":
+        listener = socket.socket()
+        listener.listen()
+    else:
+        family = socket.AF_INET6 if ":" in bound else socket.AF_INET
+        listener = socket.create_server((bound, 0), family=family)
+    hosts = {
+        "0.0.0.0": ["127.0.0.1", "198.18.0.1"],
+        "unbound": ["127.0.0.1", "198.18.0.1"],
+        "::": ["::1", "fd12:3456:789a::1"],
+        "dual-stack": ["127.0.0.1", "::1", "198.18.0.1", "fd12:3456:789a::1"],
+    }[bound]
+    with listener:
+        port = listener.getsockname()[1]
+        for host in hosts * 2:
+            thread = threading.Thread(target=answer_one, args=(listener,))
+            thread.start()
+            own, peer = eval(speak((host, port)))
+            thread.join()
+            mapped = "::ffff:" if bound == "dual-stack" and "." in host else ""
+            assert own[:2] == (mapped + host, port)
+            assert peer[0] == mapped + host
+            assert len(peer) == (2 if listener.family == socket.AF_INET else 4)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "198.18.0.1"])
+@pytest.mark.parametrize("way", ["select", "poll", "epoll"])
+def test_wildcard_listener_is_readable_exactly_when_either_is(patched, way, host):
+    with socket.create_server(("", 0)) as listener:
+
+        def readable(timeout):
+            if way == "select":
+                return bool(select.select([listener], [], [], timeout)[0])
+            poller = select.poll() if way == "poll" else select.epoll()
+            poller.register(listener, 1)
+            return bool(poller.poll(timeout * 1000 if way == "poll" else timeout))
+
+        assert not readable(0)
+        with socket.create_connection((host, listener.getsockname()[1])):
+            assert readable(5)
+            listener.accept()[0].close()
+            assert not readable(0)
+
+
+def test_many_wait_to_be_accepted(patched):
+    with socket.create_server(("", 0), backlog=200) as listener:
+        port = listener.getsockname()[1]
+        clients = [socket.create_connection(("198.18.0.1", port), 5) for _ in range(100)]
+        peers = set()
+        for _ in clients:
+            connection, peer = listener.accept()
+            connection.close()
+            peers.add(peer)
+        assert peers == {client.getsockname() for client in clients}
+        for client in clients:
+            client.close()
+
+
+def test_accepting_times_out_or_not_at_all(patched):
+    for host in ("", "198.18.0.1"):
+        with socket.create_server((host, 0)) as listener:
+            listener.settimeout(0.02)
+            with pytest.raises(TimeoutError):
+                listener.accept()
+            listener.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+
+
+def test_port_in_use_is_refused_already_when_binding(patched):
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("198.18.0.1", 0))
+        port = one.getsockname()[1]
+        assert port
+        with pytest.raises(OSError, match="in use") as caught:
+            two.bind(("198.18.0.1", port))
+        assert caught.value.errno == errno.EADDRINUSE
+        one.listen()
+        with pytest.raises(OSError, match="in use"):
+            two.bind(("198.18.0.1", port))
+        one.close()
+        for _ in range(500):
+            if two.connect_ex(("198.18.0.1", port)) == errno.ECONNREFUSED:
+                break
+    with socket.create_server(("198.18.0.1", port)):
+        pass
+
+
+def test_address_of_another_node_is_not_available(patched):
+    with socket.socket() as one:
+        for address in (("198.18.0.2", 0), ("b.home.example", 0)):
+            with pytest.raises(OSError, match="assign") as caught:
+                one.bind(address)
+            assert caught.value.errno == errno.EADDRNOTAVAIL
+
+
+def test_closed_listener_refuses(patched):
+    listener = socket.create_server(("198.18.0.1", 0))
+    address = listener.getsockname()
+    listener.close()
+    for _ in range(500):
+        with socket.socket() as client:
+            if client.connect_ex(address) == errno.ECONNREFUSED:
+                return
+    pytest.fail("still listening")
+
+
+def test_options_of_a_listener(patched):
+    for host in ("", "198.18.0.1"):
+        with socket.create_server((host, 0)) as listener:
+            level = socket.SOL_SOCKET
+            assert listener.getsockopt(level, socket.SO_ACCEPTCONN) == 1
+            assert listener.getsockopt(level, socket.SO_TYPE) == socket.SOCK_STREAM
+            assert listener.getsockopt(level, socket.SO_REUSEADDR) == 1
+            assert listener.getsockopt(level, socket.SO_ERROR) == 0
+            listener.listen(5)
+
+
+def test_connecting_from_a_bound_port(patched):
+    with socket.create_server(("198.18.0.1", 0)) as listener, socket.socket() as client:
+        client.bind(("198.18.0.1", 0))
+        own = client.getsockname()
+        client.connect(listener.getsockname())
+        connection, peer = listener.accept()
+        connection.close()
+        assert peer == own == client.getsockname()
+
+
+@pytest.mark.parametrize("host", ["", "198.18.0.1"])
+def test_copy_of_a_listener_accepts(patched, host):
+    with socket.create_server((host, 0)) as listener:
+        copies = [
+            listener.dup(),
+            socket.fromfd(listener.fileno(), socket.AF_INET, socket.SOCK_STREAM),
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, os.dup(listener.fileno())),
+        ]
+        for copy in copies:
+            with copy:
+                copy.settimeout(5)
+                assert copy.getsockname() == listener.getsockname()
+                thread = threading.Thread(target=answer_one, args=(copy,))
+                thread.start()
+                speak(("198.18.0.1", listener.getsockname()[1]))
+                thread.join()
+
+
+def test_prefork_workers_share_a_listener(program):
+    server = program(
+        """
+        import os, socket
+        listener = socket.create_server(("", 0))
+        workers = []
+        for _ in range(3):
+            pid = os.fork()
+            if not pid:
+                while True:
+                    connection, peer = listener.accept()
+                    with connection:
+                        connection.sendall(str(os.getpid()).encode())
+            workers.append(pid)
+        print(listener.getsockname()[1], flush=True)
+        sys.stdin.read()
+        for pid in workers:
+            os.kill(pid, 9)
+        """
+    )
+    port = server.stdout.readline().strip()
+    client = program(
+        """
+        import socket
+        seen = set()
+        for _ in range(60):
+            for host in ("b.home.example", "127.0.0.1"):
+                with socket.create_connection((host, int(sys.argv[1])), 5) as client:
+                    seen.add(client.recv(100))
+        print(len(seen) >= 1 and b"" not in seen, flush=True)
+        """,
+        port,
+        node="a",
+    )
+    assert client.stdout.readline() == "True\n"
+    server.stdin.close()
+    assert server.wait(10) == 0
