@@ -32,7 +32,7 @@ FIRST_RETRY_INTERVAL = 0.5
 MAX_RETRY_INTERVAL = 10.0
 """A node comes back soon after its DC does; the jitter spreads those of one DC."""
 SILENCES_BEFORE_ASKING_AS = 2
-RECENT = 5.0
+RECENT = 1.0
 """Seconds after a registration in which a new session with the DC is no reason for another."""
 _FATAL = frozenset({RefusalCode.REVOKED, RefusalCode.NOT_AUTHORISED})
 

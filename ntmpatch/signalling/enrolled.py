@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -31,10 +31,9 @@ from ntmpatch.wire.control_messages import (
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ntmpatch.base.drops import DropCounter
-    from ntmpatch.crypto.token import Token
 
 FIRST_RETRY_INTERVAL = 0.5
 MAX_RETRY_INTERVAL = 30.0
@@ -42,6 +41,30 @@ MIN_RENEWAL_INTERVAL = 10.0
 COORDINATOR_RETRY_INTERVAL = 1.0
 """Seconds until the AS is asked again for a coordinator when the domain has none yet."""
 ATTEMPT_TIMEOUT = 4.0
+
+
+class EnrolmentToken(Protocol):
+    """What enrolment needs of a token (crypto/token.py)."""
+
+    @property
+    def account_server(self) -> bytes:
+        """The AS's X25519 public key."""
+
+    @property
+    def endpoints(self) -> Sequence[Endpoint]:
+        """Where the AS is."""
+
+    @property
+    def signing_key(self) -> bytes:
+        """The AS's Ed25519 public key."""
+
+    @property
+    def token_id(self) -> bytes:
+        """Which token this is."""
+
+    @property
+    def secret(self) -> bytes:
+        """What shows that it is ours; good once."""
 
 
 class EnrolmentState(msgspec.Struct, frozen=True):
@@ -82,7 +105,7 @@ class EnrolledParty(Party):
         rng: random.Random,
         wall_clock: Callable[[], float],
         entropy: Callable[[int], bytes] = os.urandom,
-        token: Token | None = None,
+        token: EnrolmentToken | None = None,
         state: bytes | None = None,
         endpoints: tuple[Endpoint, ...] = (),
         drops: DropCounter | None = None,

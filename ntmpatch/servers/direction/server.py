@@ -294,6 +294,8 @@ class DirectionServer(EnrolledParty):
         yield from work(lambda: self.store.remove_location(fqdn), "deregistration")
         node.record = replace(node.record, seen_endpoint=None, local_endpoints=())
         node.fresh = False
+        node.notification_server = None
+        self.sources.pop(request.peer, None)
         return Ack()
 
     # --- servers and other coordinators ------------------------------------------------------

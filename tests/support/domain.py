@@ -1,0 +1,161 @@
+"""A whole domain in virtual time: AS, DC, NS, RS, and nodes with accounts."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, NamedTuple
+
+from memory_stores import MemoryAccountStore, MemoryDirectionStore
+from virtual_network import Seat, VirtualNetwork
+
+from ntmpatch.base.addresses import Endpoint
+from ntmpatch.crypto.certificate import signing_public_key
+from ntmpatch.negotiation.node import NodeNegotiation
+from ntmpatch.servers.account.server import AccountServer
+from ntmpatch.servers.direction.server import DirectionServer
+from ntmpatch.servers.notification.server import NotificationServer
+from ntmpatch.servers.relay.server import RelayServer
+from ntmpatch.signalling.effects import Persist, Ready, Resolved, Unresolved
+
+AS_ENDPOINT = Endpoint("192.0.2.1", 4500)
+DC_ENDPOINT = Endpoint("192.0.2.2", 4500)
+NS_ENDPOINT = Endpoint("192.0.2.3", 4500)
+RS_ENDPOINT = Endpoint("192.0.2.4", 4500)
+
+
+class Ticket(NamedTuple):
+    """What a token says."""
+
+    account_server: bytes
+    endpoints: tuple[Endpoint, ...]
+    signing_key: bytes
+    token_id: bytes
+    secret: bytes
+
+
+class Domain:
+    """One domain; ``home.example`` unless said otherwise."""
+
+    def __init__(self, seed: int, *, name: str = "home.example", **network: Any) -> None:
+        self.network = VirtualNetwork(seed, **network)
+        self.rng = random.Random(seed)
+        self.name = name
+        self.accounts = MemoryAccountStore()
+        self.locations = MemoryDirectionStore()
+        self.signing_key = self.rng.randbytes(32)
+        self.as_key = self.rng.randbytes(32)
+        self.dc_key = self.rng.randbytes(32)
+        self.states: dict[bytes, bytes] = {}
+        self.account_server = self.start_account_server()
+
+    # --- servers ---------------------------------------------------------------------------
+
+    def start_account_server(self, **settings: Any) -> Seat:
+        party = AccountServer(
+            self.as_key,
+            name="example",
+            store=self.accounts,
+            signing_key=self.signing_key,
+            **settings,
+            **self.network.settings(),
+        )
+        party.begin(self.network.now)
+        return self.network.seat(party, AS_ENDPOINT)
+
+    def start_coordinator(self) -> Seat:
+        return self._start(
+            DirectionServer, self.dc_key, f"dc.{self.name}", "dc", DC_ENDPOINT, store=self.locations
+        )
+
+    def start_notification_server(self) -> Seat:
+        return self._start(
+            NotificationServer, self.rng.randbytes(32), f"ns.{self.name}", "ns", NS_ENDPOINT
+        )
+
+    def start_relay_server(self) -> Seat:
+        return self._start(
+            RelayServer, self.rng.randbytes(32), f"rs.{self.name}", "rs", RS_ENDPOINT
+        )
+
+    def start_servers(self) -> None:
+        """DC, NS and RS, ready."""
+        self.coordinator = self.start_coordinator()
+        self.notification_server = self.start_notification_server()
+        self.relay_server = self.start_relay_server()
+        seats = [self.coordinator, self.notification_server, self.relay_server]
+        assert self.network.run(60.0, lambda: all(seat.of(Ready) for seat in seats))
+
+    def _start(
+        self, make: Any, key: bytes, fqdn: str, role: str, endpoint: Endpoint, **settings: Any
+    ) -> Seat:
+        party = make(
+            key,
+            endpoints=(endpoint,),
+            **self.identity(key, fqdn, role),
+            **settings,
+            **self.network.settings(),
+        )
+        party.begin(self.network.now)
+        return self.network.seat(party, endpoint)
+
+    # --- nodes -----------------------------------------------------------------------------
+
+    def ticket(self, fqdn: str, role: str = "node", *, lifetime: float = 3600.0) -> Ticket:
+        """Make an account and its token."""
+        ticket = Ticket(
+            self.as_key,
+            (AS_ENDPOINT,),
+            signing_public_key(self.signing_key),
+            self.rng.randbytes(16),
+            self.rng.randbytes(32),
+        )
+        expires_at = self.network.wall_clock() + lifetime
+        self.accounts.add(fqdn, role, ticket.token_id, ticket.secret, expires_at)
+        return ticket
+
+    def identity(self, key: bytes, fqdn: str, role: str) -> dict[str, Any]:
+        """The state that the party of this key persisted, or else a new token."""
+        seat = self.network.seats.get(key)
+        for persisted in seat.of(Persist) if seat is not None else ():
+            self.states[key] = persisted.state
+        if key in self.states:
+            return {"state": self.states[key]}
+        return {"token": self.ticket(fqdn, role)}
+
+    def start_node(
+        self,
+        label: str,
+        endpoint: Endpoint,
+        *,
+        nat: Endpoint | None = None,
+        key: bytes | None = None,
+        token: Ticket | None = None,
+        device_type: str = "tcp",
+    ) -> Seat:
+        """A node that begins to enrol; behind a NAT if it is seen at ``nat``."""
+        key = self.rng.randbytes(32) if key is None else key
+        identity = {"token": token} if token else self.identity(key, f"{label}.{self.name}", "node")
+        party = NodeNegotiation(key, device_type=device_type, **identity, **self.network.settings())
+        party.begin((endpoint,), self.network.now)
+        return self.network.seat(party, endpoint, nat)
+
+    def register(self, *nodes: Seat) -> None:
+        """Wait until the nodes are registered, and their notification service as well."""
+        assert self.network.run(60.0, lambda: all(node.of(Ready) for node in nodes))
+        self.network.run(1.0)
+
+    def resolve(self, node: Seat, label: str, seconds: float = 20.0) -> Resolved | Unresolved:
+        """Look a name of the domain up and wait for the answer."""
+        request_id = node.party.resolve(f"{label}.{self.name}", self.network.now)
+        return self.answer(node, request_id, seconds)
+
+    def answer(self, node: Seat, request_id: int, seconds: float = 20.0) -> Resolved | Unresolved:
+        """The answer of a look-up."""
+
+        def answers() -> list[Any]:
+            effects = [*node.of(Resolved), *node.of(Unresolved)]
+            return [effect for effect in effects if effect.request_id == request_id]
+
+        assert self.network.run(seconds, lambda: bool(answers()))
+        (answer,) = answers()
+        return answer
