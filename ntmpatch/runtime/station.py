@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from ntmpatch.base.backoff import Backoff
-from ntmpatch.packet.tunnel.tunnel import Established, Tunnel
+from ntmpatch.packet.tunnel.tunnel import Admitted, Established, Tunnel
 from ntmpatch.runtime.carrier import Carrier, Path, RelayedEndpoint
 from ntmpatch.runtime.streams import TunnelStream, connect_stream
 from ntmpatch.signalling.effects import Contact, Effect, Failed, Forget, Traced, Work
@@ -131,6 +131,8 @@ class Station:
             link = self._links.get(event.peer.public_key)
             if link is not None:
                 link.succeeded()
+        elif isinstance(event, Admitted):
+            self.party.admitted(event.peer.public_key, now)
         if self._on_event is not None:
             self._on_event(event, now)
 
@@ -295,7 +297,7 @@ class _Link:
         # A session of the connection before would be known to the far end by the old stream only:
         # the handshake moves it here, and tells it that we are back.
         self._peer.endpoint = self._stream
-        self._peer.initiate(time.monotonic())
+        self._peer.restart_handshake(time.monotonic())
         station.carrier.wake()
 
     def _message(self, stream: TunnelStream, message: memoryview) -> None:

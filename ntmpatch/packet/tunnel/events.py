@@ -1,0 +1,40 @@
+"""What a tunnel tells the runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class Established:
+    """A session with the peer is confirmed; ``initiator``: by our initiation."""
+
+    peer: Any
+    initiator: bool
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class Expired:
+    """The peer did not answer for as long as a handshake is tried."""
+
+    peer: Any
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class EndpointChanged:
+    """Authenticated packets came from elsewhere: the peer has moved."""
+
+    peer: Any
+    old: Any
+    new: Any
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class Admitted:
+    """A key that was no known peer has been let in, provisionally."""
+
+    peer: Any
+
+
+TunnelEvent: TypeAlias = Established | Expired | EndpointChanged | Admitted
