@@ -81,7 +81,7 @@ def _apply() -> None:
     for name, function in make_lookups(system, _direct_getaddrinfo).items():
         replacements[id(system[name])] = function
     _ours.update(map(id, replacements.values()))
-    modules = surface.STDLIB_MODULES
+    modules: tuple[str, ...] = surface.STDLIB_MODULES
     if present.__module__.startswith("gevent"):
         modules += surface.GEVENT_MODULES
     for module_name in modules:
@@ -138,5 +138,5 @@ class _GeventWatcher:
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> None:
         if name == "gevent.monkey":
-            sys.meta_path.remove(self)  # type: ignore[arg-type]  # a finder by duck typing
+            sys.meta_path.remove(self)
             _subscribe()

@@ -7,12 +7,14 @@ stand below it in the method resolution order and above the class it was made fr
 
 from __future__ import annotations
 
+import _socket
 import sys
 from typing import Any
 
 from ntmpatch.patch.table import Kind
 
 _mixins: dict[Kind, type] = {}
+_inner_mixins: list[type] = []
 _of_base: dict[tuple[type, Kind], type] = {}
 _plain_of: dict[type, type] = {}
 _patched: list[type] = []
@@ -21,6 +23,12 @@ _patched: list[type] = []
 def register_mixin(kind: Kind, mixin: type) -> type:
     """``mixin`` is what sockets of ``kind`` do differently."""
     _mixins[kind] = mixin
+    return mixin
+
+
+def register_inner_mixin(mixin: type) -> type:
+    """``mixin`` is what a C socket inside gevent's needs besides."""
+    _inner_mixins.insert(0, mixin)
     return mixin
 
 
@@ -37,7 +45,29 @@ def make_patched(base: type, entry_points: type) -> type:
 
 
 def become(socket: Any, kind: Kind) -> None:
-    """Make ``socket`` one of ``kind``."""
+    """Make ``socket`` one of ``kind``, and what gevent's servers take out of it likewise."""
+    _assign(socket, kind)
+    inner = _inner(socket)
+    if inner is not None:
+        if kind in (Kind.LISTENER, Kind.DATAGRAM):
+            _assign(inner, kind)
+        else:
+            inner.__class__ = _plain_of.get(type(inner), type(inner))
+
+
+def become_plain(socket: Any) -> None:
+    """Make ``socket`` an ordinary one."""
+    for each in (socket, _inner(socket)):
+        if each is not None:
+            each.__class__ = _plain_of.get(type(each), type(each))
+
+
+def _inner(socket: Any) -> Any:
+    """The C socket that gevent's class wraps and its servers use by itself; else None."""
+    return None if isinstance(socket, _socket.socket) else socket._sock
+
+
+def _assign(socket: Any, kind: Kind) -> None:
     plain = _plain_of.get(type(socket), type(socket))
     key = (plain, kind)
     virtual = _of_base.get(key)
@@ -46,20 +76,17 @@ def become(socket: Any, kind: Kind) -> None:
     socket.__class__ = virtual
 
 
-def become_plain(socket: Any) -> None:
-    """Make ``socket`` an ordinary one."""
-    socket.__class__ = _plain_of.get(type(socket), type(socket))
-
-
 def patched_class_of(cls: type) -> Any:
     """The patched class that ``cls`` descends from: what the system's functions would make."""
-    return next(ancestor for ancestor in cls.__mro__ if ancestor in _patched)
+    return next((ancestor for ancestor in cls.__mro__ if ancestor in _patched), None)
 
 
 def _make(plain: type, kind: Kind) -> type:
     base = patched_class_of(plain)
-    if plain is base:
-        bases: tuple[type, ...] = (_mixins[kind], base)
+    if base is None:
+        bases: tuple[type, ...] = (_inner_mixins[0], _mixins[kind], plain)
+    elif plain is base:
+        bases = (_mixins[kind], base)
     else:
         key = (base, kind)
         if key not in _of_base:

@@ -124,7 +124,8 @@ def _exchange(
             raise NodeGoneError from error
     if not answer:
         raise NodeGoneError
-    return local.decode_reply(answer)
+    reply: local.AnyReply = local.decode_reply(answer)
+    return reply
 
 
 def _expect(answer: local.AnyReply, kind: type[R]) -> R:

@@ -89,7 +89,7 @@ class DatagramSocket(VirtualSocket):
 
     # -------------------------------------------------------------------------------- sending
 
-    def send(self, data: Any, flags: int = 0, *_more: Any) -> int:  # noqa: ARG002
+    def send(self, data: Any, flags: int = 0, **_timeout: Any) -> int:  # noqa: ARG002
         """There is no peer to send to."""
         refuse(errno.EDESTADDRREQ)
 
@@ -217,11 +217,11 @@ class ConnectedDatagramSocket(VirtualSocket):
         if error:
             refuse(error)
 
-    def send(self, data: Any, flags: int = 0, *more: Any) -> int:
-        """One datagram, to the peer."""
+    def send(self, data: Any, flags: int = 0, **timeout: Any) -> int:
+        """One datagram, to the peer; gevent's takes a time-out."""
         self._ntm_check(memoryview(data).nbytes)
         try:
-            return super().send(data, flags, *more)
+            return super().send(data, flags, **timeout)
         except (BrokenPipeError, ConnectionResetError):
             refuse(errno.ENETDOWN)
 

@@ -14,7 +14,7 @@ from ntmpatch.patch import node
 from ntmpatch.patch.addressing import pack_host
 
 if TYPE_CHECKING:
-    from socket import socket as _Base
+    from socket import socket as _Base  # noqa: N812  # stands for a class
 
     from ntmpatch.patch.addressing import Packed
 else:
@@ -32,9 +32,9 @@ class EntryPoints(_Base):
     def __init__(
         self,
         family: int = -1,
-        type: int = -1,
+        type: int = -1,  # noqa: A002  # of the interface
         proto: int = -1,
-        fileno: int | None = None,  # of the interface
+        fileno: int | None = None,
     ) -> None:
         if fileno is None or not node.current.is_enabled:
             super().__init__(family, type, proto, fileno)
@@ -50,7 +50,7 @@ class EntryPoints(_Base):
 
         with turning.posing_as_socket(state, fileno):
             super().__init__(state.family, state.type, state.proto, fileno)
-        table.own(state, self)
+        table.own(state, turning.raw(self))
         classes.become(self, state.kind)
 
     def connect(self, address: Any) -> None:

@@ -36,13 +36,13 @@ def make_lookups(
     system_gethostbyaddr = system["gethostbyaddr"]
     system_getnameinfo = system["getnameinfo"]
 
-    def getaddrinfo(
+    def getaddrinfo(  # noqa: PLR0917  # of the interface
         host: Any,
         port: Any,
         family: int = 0,
-        type: int = 0,
+        type: int = 0,  # noqa: A002  # of the interface
         proto: int = 0,
-        flags: int = 0,  # of the interface
+        flags: int = 0,
     ) -> list[Any]:
         name = _node_name(host)
         if name is None:

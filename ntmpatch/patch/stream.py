@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _socket
 import errno
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ntmpatch.patch import node, turning, waiting
 from ntmpatch.patch.addressing import format_address
@@ -70,10 +70,10 @@ class StreamSocket(VirtualSocket):
             self._ntm_ended()
         return (*result[:3], None)
 
-    def send(self, data: Any, flags: int = 0, *more: Any) -> int:
-        """As the kernel, with the stack's errno in place of EPIPE."""
+    def send(self, data: Any, flags: int = 0, **timeout: Any) -> int:
+        """As the kernel, with the stack's errno in place of EPIPE; gevent's takes a time-out."""
         try:
-            return super().send(data, flags, *more)
+            return super().send(data, flags, **timeout)
         except BrokenPipeError:
             self._ntm_broken()
 
@@ -112,14 +112,14 @@ class StreamSocket(VirtualSocket):
         if error:
             refuse(error)
 
-    def _ntm_reset(self) -> Any:
+    def _ntm_reset(self) -> NoReturn:
         """The node closed with data unread, so the kernel says ECONNRESET: maybe it was not."""
         state = state_of(self)
         error = 0 if state.told else turning.outcome(state)
         state.told = True
         refuse(error or errno.ECONNRESET)
 
-    def _ntm_broken(self) -> Any:
+    def _ntm_broken(self) -> NoReturn:
         """EPIPE: the first time after an error Linux tells the error."""
         state = state_of(self)
         error = 0

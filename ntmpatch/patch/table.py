@@ -8,7 +8,6 @@ near end's inode, finds what came by ``os.dup``.
 from __future__ import annotations
 
 import _socket
-import contextlib
 import os
 import stat
 import weakref
@@ -177,12 +176,12 @@ def put_accepted(listener: State, fd: int, id_: int, local: Packed, remote: Pack
 
 def _watched_by(fd: int) -> list[int]:
     """Inodes in an epoll set (proc(5), fdinfo), to know a copy of a hybrid by."""
-    inodes = []
-    with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("tfd:"):
-                inodes.append(int(line.rpartition("ino:")[2].split()[0], 16))
-    return inodes
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+            targets = [line for line in file if line.startswith("tfd:")]
+    except OSError:
+        return []
+    return [int(line.rpartition("ino:")[2].split()[0], 16) for line in targets]
 
 
 def _twin(state: State, fd: int) -> State:

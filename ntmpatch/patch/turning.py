@@ -69,7 +69,7 @@ def posing_as_socket(state: State, fd: int) -> Iterator[None]:
 def install(socket: Any, state: State) -> None:
     """Enter ``state`` and give ``socket`` the class of its kind."""
     table.put(state)
-    table.own(state, socket)
+    table.own(state, raw(socket))
     classes.become(socket, state.kind)
 
 
@@ -258,7 +258,9 @@ def bind_tcp(socket: Any, address: bytes, port: int) -> None:
 def listen_bound(socket: Any, state: State, backlog: int) -> None:
     """listen() on a socket that is bound to a virtual address. OSError."""
     address, port = state.local
-    id_, near, _ = _listen(state.family, address, port, backlog, state.options, state.id)
+    id_, near = _listen(
+        state.family, address, port, state.options, backlog=backlog, bound_id=state.id
+    )
     inode = os.fstat(near).st_ino
     swap(state.fd, near)
     install(
@@ -291,24 +293,26 @@ def listen_wildcard(socket: Any, backlog: int) -> None:
     kept = options.snapshot(c_socket, family, c_socket.type, c_socket.proto)
     port = bound_port(c_socket)
     try:
-        id_, near, _ = _listen(family, None, port, backlog, kept, 0)
+        id_, near = _listen(family, None, port, kept, backlog=backlog)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise
         log.warning("port %d serves the real network only: %s", port, error)
         return
-    _combine(socket, Kind.LISTENER, id_, near, (wildcard_of(family), port), kept)
+    local = (wildcard_of(family), port)
+    _combine(socket, Kind.LISTENER, id_=id_, near=near, local=local, kept=kept)
 
 
 def _listen(
     family: int,
     address: bytes | None,
     port: int,
-    backlog: int,
     kept: dict[OptionKey, OptionValue],
-    bound_id: int,
-) -> tuple[int, int, int]:
-    """Identity, near end and port of a new listener of the node."""
+    *,
+    backlog: int,
+    bound_id: int = 0,
+) -> tuple[int, int]:
+    """Identity and near end of a new listener of the node."""
     from ntmpatch.wire.local import Bound, Listen  # noqa: PLC0415  # heavy; first use only
 
     near, far = make_pair(_socket.SOCK_SEQPACKET, kept)
@@ -331,7 +335,7 @@ def _listen(
         raise
     finally:
         os.close(far)
-    return bound.id, near, bound.port
+    return bound.id, near
 
 
 # ------------------------------------------------------------------------------------------- UDP
@@ -354,7 +358,7 @@ def bind_udp(
         if before is not None
         else options.snapshot(c_socket, family, c_socket.type, c_socket.proto)
     )
-    id_, near, local = _bind_udp(family, address, port, kept, remote, bound_id)
+    id_, near, local = _bind_udp(family, address, port, kept, remote=remote, bound_id=bound_id)
     state = State(
         Kind.DATAGRAM if remote is None else Kind.CONNECTED,
         fd,
@@ -384,13 +388,13 @@ def bind_udp_wildcard(socket: Any) -> None:
     port = bound_port(c_socket)
     kept = options.snapshot(c_socket, family, c_socket.type, c_socket.proto)
     try:
-        id_, near, local = _bind_udp(family, None, port, kept, None, 0)
+        id_, near, local = _bind_udp(family, None, port, kept)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise
         log.warning("port %d serves the real network only: %s", port, error)
         return
-    _combine(socket, Kind.DATAGRAM, id_, near, local, kept)
+    _combine(socket, Kind.DATAGRAM, id_=id_, near=near, local=local, kept=kept)
 
 
 def add_real(socket: Any, state: State) -> None:
@@ -414,8 +418,9 @@ def _bind_udp(
     address: bytes | None,
     port: int,
     kept: dict[OptionKey, OptionValue],
-    remote: Packed | None,
-    bound_id: int,
+    *,
+    remote: Packed | None = None,
+    bound_id: int = 0,
 ) -> tuple[int, int, Packed]:
     """Identity, near end and local address of a new UDP socket of the node."""
     from ntmpatch.wire.local import BindUdp, Bound  # noqa: PLC0415  # heavy; first use only
@@ -453,6 +458,7 @@ def _is_wildcard(real: _socket.socket) -> bool:
 def _combine(
     socket: Any,
     kind: Kind,
+    *,
     id_: int,
     near: int,
     local: Packed,

@@ -7,12 +7,12 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ntmpatch.patch import node, options, table, turning, waiting
+from ntmpatch.patch import classes, node, options, table, turning, waiting
 from ntmpatch.patch.addressing import format_address
 from ntmpatch.patch.table import Kind, State
 
 if TYPE_CHECKING:
-    from socket import socket as _Base
+    from socket import socket as _Base  # noqa: N812  # stands for a class
 else:
     _Base = object  # the class it is put above is known only when it is patched
 
@@ -87,7 +87,7 @@ class VirtualSocket(_Base):
         key = (level, optname)
         kept = options.check(state.family, state.type, state.proto, key, value, *optlen)
         if state.real is not None:
-            state.real.setsockopt(level, optname, value, *optlen)  # type: ignore[call-overload]  # passed on
+            state.real.setsockopt(level, optname, value, *optlen)
         if key in options.KEPT_BY_THE_PAIR:
             super().setsockopt(level, optname, value)
         state.options[key] = kept
@@ -145,13 +145,13 @@ class VirtualSocket(_Base):
     def detach(self) -> int:
         """The descriptor stays virtual: whoever makes a socket of it gets a virtual one."""
         state = table.get(self.fileno())
-        if state is not None and state.owner is not None and state.owner() is self:
+        if state is not None and state.owner is not None and state.owner() is turning.raw(self):
             state.owner = None
         return super().detach()
 
     def _real_close(self, *arguments: Any) -> None:
         state = table.get(self.fileno())
-        if state is not None and (state.owner is None or state.owner() is self):
+        if state is not None and (state.owner is None or state.owner() is turning.raw(self)):
             table.remove(state.fd)
         else:
             state = None
@@ -164,3 +164,22 @@ class VirtualSocket(_Base):
         if self.gettimeout() == 0 or flags & _socket.MSG_DONTWAIT:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         deadline.wait(self.fileno(), events)
+
+
+class InnerSocket(_Base):
+    """The C socket inside gevent's, which gevent's servers use and close by itself."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """What gevent's ``_real_close`` does not see."""
+        state = table.get(self.fileno())
+        if state is not None and (state.owner is None or state.owner() is self):
+            table.remove(state.fd)
+            super().close()
+            state.release()
+        else:
+            super().close()
+
+
+classes.register_inner_mixin(InnerSocket)

@@ -38,9 +38,8 @@ def look(fd: int) -> tuple[bool, bool]:
     """Whether ``fd`` is writable, and whether its other end is gone; returns at once."""
     poll = _poll()
     poll.register(fd, select.POLLOUT)
-    events = 0
-    for _, events in poll.poll(0):
-        pass
+    ready = poll.poll(0)
+    events = ready[0][1] if ready else 0
     return bool(events & select.POLLOUT), bool(events & _HANGUP)
 
 
@@ -61,9 +60,12 @@ def wait_cooperatively(fd: int, events: int, timeout: float | None) -> bool:
         return wait_natively(fd, events, timeout)
     watcher = hub.loop.io(fd, events)
     try:
-        with gevent.Timeout(timeout, False):
+        with gevent.Timeout(timeout) as timer:
             hub.wait(watcher)
-            return True
+        return True
+    except gevent.Timeout as expired:
+        if expired is not timer:
+            raise
         return False
     finally:
         watcher.close()

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import gevent
 import msgspec
 
-from ntmpatch.base.drops import DropCounter
 from ntmpatch.runtime.forking import disown, own
 from ntmpatch.runtime.pump import READ, Hangups
 from ntmpatch.runtime.sockets import VirtualSockets
 from ntmpatch.wire import local
 
 if TYPE_CHECKING:
+    from ntmpatch.base.drops import DropCounter
     from collections.abc import Callable
 
     from ntmpatch.packet.stack import Stack

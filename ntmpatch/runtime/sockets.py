@@ -64,7 +64,7 @@ class VirtualSockets:
         """Keep an errno until the program asks for it."""
         self._errors[id_] = error
         if len(self._errors) > _MAX_REMEMBERED_ERRORS:
-            del self._errors[next(iter(self._errors))]
+            self._errors.pop(next(iter(self._errors)))
 
     def ended(self, id_: int) -> None:
         """A pump let go of its far end."""
@@ -74,9 +74,10 @@ class VirtualSockets:
         self._options.pop(id_, None)
         self._ports.release(id_)
         inode = self._inodes.pop(id_, None)
-        facts = None if inode is None else self._facts.get(inode)
-        if facts is not None and facts.id == id_:
-            del self._facts[inode]
+        if inode is not None:
+            facts = self._facts.get(inode)
+            if facts is not None and facts.id == id_:
+                del self._facts[inode]
 
     def drain(self) -> None:
         """Take from the programs what they have written so far."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from nodes import Nodes
 
 import ntmpatch
@@ -70,12 +74,6 @@ def program(nodes):
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
     """A self-signed certificate of a.home.example: paths of certificate and key."""
-    import datetime
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a.home.example")])
     start = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)

@@ -8,11 +8,13 @@ import socket
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("patched")
+
 SIZES = [0, 1, 1376, 9000, 60_000]
 
 
 @pytest.fixture
-def receiver(patched):
+def receiver(patched):  # noqa: ARG001  # for its effect
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind(("a.home.example", 0))
         receiver.settimeout(5)
@@ -24,7 +26,7 @@ def receiver(patched):
 @pytest.mark.parametrize(
     ("family", "host"), [(socket.AF_INET, "198.18.0.1"), (socket.AF_INET6, "fd12:3456:789a::1")]
 )
-def test_datagrams_keep_size_and_source(patched, family, host, connected, size):
+def test_datagrams_keep_size_and_source(family, host, connected, size):
     payload = bytes(index % 251 for index in range(size))
     with (
         socket.socket(family, socket.SOCK_DGRAM) as server,
@@ -84,7 +86,7 @@ def test_waiting_ends_by_time_out_or_at_once(receiver):
         receiver.recvfrom(10)
 
 
-def test_datagram_to_a_port_without_socket_is_refused_if_connected(patched):
+def test_datagram_to_a_port_without_socket_is_refused_if_connected():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(5)
         client.connect(("198.18.0.2", 9))
@@ -101,7 +103,7 @@ def test_too_long_and_homeless_datagrams_are_refused(receiver):
         for attempt, error in [
             (lambda: client.sendto(bytes(65508), receiver.getsockname()), errno.EMSGSIZE),
             (lambda: receiver.send(b"x"), errno.EDESTADDRREQ),
-            (lambda: receiver.getpeername(), errno.ENOTCONN),
+            (receiver.getpeername, errno.ENOTCONN),
             (lambda: receiver.sendto(b"x", ("127.0.0.1", 9)), errno.ENETUNREACH),
             (lambda: fresh.bind(("198.18.0.2", 0)), errno.EADDRNOTAVAIL),
             (lambda: fresh.bind(receiver.getsockname()), errno.EADDRINUSE),
@@ -112,7 +114,7 @@ def test_too_long_and_homeless_datagrams_are_refused(receiver):
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_wildcard_serves_both_networks(patched, family):
+def test_wildcard_serves_both_networks(family):
     with socket.socket(family, socket.SOCK_DGRAM) as server:
         server.bind(("", 0))
         server.settimeout(5)
@@ -174,7 +176,7 @@ def test_connecting_keeps_the_bound_port(receiver):
         assert receiver.recvfrom(10) == (b"x", ("198.18.0.1", port))
 
 
-def test_ordinary_datagrams_stay_the_kernels(patched):
+def test_ordinary_datagrams_stay_the_kernels():
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as two,

@@ -10,6 +10,8 @@ import threading
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("patched")
+
 
 def speak(address):
     """Connect, send our name, return what is sent back."""
@@ -27,7 +29,7 @@ def answer_one(listener):
 
 
 @pytest.mark.parametrize("bound", ["0.0.0.0", "::", "dual-stack", "unbound"])
-def test_wildcard_listener_serves_both_networks_at_one_port(patched, bound):
+def test_wildcard_listener_serves_both_networks_at_one_port(bound):
     if bound == "dual-stack":
         listener = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
     elif bound == "unbound":
@@ -57,7 +59,7 @@ def test_wildcard_listener_serves_both_networks_at_one_port(patched, bound):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "198.18.0.1"])
 @pytest.mark.parametrize("way", ["select", "poll", "epoll"])
-def test_wildcard_listener_is_readable_exactly_when_either_is(patched, way, host):
+def test_wildcard_listener_is_readable_exactly_when_either_is(way, host):
     with socket.create_server(("", 0)) as listener:
 
         def readable(timeout):
@@ -74,7 +76,7 @@ def test_wildcard_listener_is_readable_exactly_when_either_is(patched, way, host
             assert not readable(0)
 
 
-def test_many_wait_to_be_accepted(patched):
+def test_many_wait_to_be_accepted():
     with socket.create_server(("", 0), backlog=200) as listener:
         port = listener.getsockname()[1]
         clients = [socket.create_connection(("198.18.0.1", port), 5) for _ in range(100)]
@@ -88,7 +90,7 @@ def test_many_wait_to_be_accepted(patched):
             client.close()
 
 
-def test_accepting_times_out_or_not_at_all(patched):
+def test_accepting_times_out_or_not_at_all():
     for host in ("", "198.18.0.1"):
         with socket.create_server((host, 0)) as listener:
             listener.settimeout(0.02)
@@ -99,7 +101,7 @@ def test_accepting_times_out_or_not_at_all(patched):
                 listener.accept()
 
 
-def test_port_in_use_is_refused_already_when_binding(patched):
+def test_port_in_use_is_refused_already_when_binding():
     with socket.socket() as one, socket.socket() as two:
         one.bind(("198.18.0.1", 0))
         port = one.getsockname()[1]
@@ -118,7 +120,7 @@ def test_port_in_use_is_refused_already_when_binding(patched):
         pass
 
 
-def test_address_of_another_node_is_not_available(patched):
+def test_address_of_another_node_is_not_available():
     with socket.socket() as one:
         for address in (("198.18.0.2", 0), ("b.home.example", 0)):
             with pytest.raises(OSError, match="assign") as caught:
@@ -126,7 +128,7 @@ def test_address_of_another_node_is_not_available(patched):
             assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
-def test_closed_listener_refuses(patched):
+def test_closed_listener_refuses():
     listener = socket.create_server(("198.18.0.1", 0))
     address = listener.getsockname()
     listener.close()
@@ -137,7 +139,7 @@ def test_closed_listener_refuses(patched):
     pytest.fail("still listening")
 
 
-def test_options_of_a_listener(patched):
+def test_options_of_a_listener():
     for host in ("", "198.18.0.1"):
         with socket.create_server((host, 0)) as listener:
             level = socket.SOL_SOCKET
@@ -148,7 +150,7 @@ def test_options_of_a_listener(patched):
             listener.listen(5)
 
 
-def test_connecting_from_a_bound_port(patched):
+def test_connecting_from_a_bound_port():
     with socket.create_server(("198.18.0.1", 0)) as listener, socket.socket() as client:
         client.bind(("198.18.0.1", 0))
         own = client.getsockname()
@@ -159,7 +161,7 @@ def test_connecting_from_a_bound_port(patched):
 
 
 @pytest.mark.parametrize("host", ["", "198.18.0.1"])
-def test_copy_of_a_listener_accepts(patched, host):
+def test_copy_of_a_listener_accepts(host):
     with socket.create_server((host, 0)) as listener:
         copies = [
             listener.dup(),

@@ -14,11 +14,13 @@ import threading
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("patched")
+
 BLOB = bytes(range(256)) * 20_000  # 5 MB
 
 
 @pytest.fixture
-def server(patched):
+def server(patched):  # noqa: ARG001  # for its effect
     with socket.create_server(("a.home.example", 0)) as listener:
         yield listener
 
@@ -41,7 +43,7 @@ def receive_all(connection):
 @pytest.mark.parametrize(
     ("family", "host"), [(socket.AF_INET, "198.18.0.1"), (socket.AF_INET6, "fd12:3456:789a::1")]
 )
-def test_names_of_both_ends_are_virtual_and_agree(patched, family, host):
+def test_names_of_both_ends_are_virtual_and_agree(family, host):
     with socket.create_server((host, 0), family=family) as listener:
         assert listener.getsockname()[0] == host
         with socket.create_connection(listener.getsockname()[:2]) as client:
@@ -70,21 +72,21 @@ def test_bytes_arrive_unchanged_and_half_close_ends_one_direction(pair, size):
     thread.join()
 
 
-def test_connection_to_a_port_without_listener_is_refused(patched):
+def test_connection_to_a_port_without_listener_is_refused():
     with socket.socket() as client:
         with pytest.raises(ConnectionRefusedError):
             client.connect(("198.18.0.2", 9))
         assert client.connect_ex(("198.18.0.2", 9)) == errno.ECONNREFUSED
 
 
-def test_socket_is_of_use_after_a_refused_connection(server):
+def test_socket_is_of_use_after_a_refused_connection():
     with socket.socket() as client, socket.create_server(("127.0.0.1", 0)) as real:
         assert client.connect_ex(("198.18.0.1", 9)) == errno.ECONNREFUSED
         client.connect(real.getsockname())
         assert client.getpeername() == real.getsockname()
 
 
-def test_connection_to_silence_times_out(patched):
+def test_connection_to_silence_times_out():
     with socket.socket() as client:
         client.settimeout(0.05)
         with pytest.raises(TimeoutError, match="timed out"):
@@ -138,7 +140,7 @@ def test_connecting_in_the_background_is_writable_only_once_it_is_established(se
             assert connection.recv(10) == b"now"
 
 
-def test_connecting_in_the_background_fails_by_so_error(patched):
+def test_connecting_in_the_background_fails_by_so_error():
     with socket.socket() as client:
         client.setblocking(False)
         assert client.connect_ex(("198.18.0.1", 9)) == errno.EINPROGRESS
@@ -348,8 +350,8 @@ def test_unconnected_and_connected_sockets_refuse_as_linux_does(pair, server):
     for attempt, error in [
         (lambda: client.connect(server.getsockname()), errno.EISCONN),
         (lambda: client.bind(("198.18.0.1", 0)), errno.EINVAL),
-        (lambda: client.listen(), errno.EINVAL),
-        (lambda: server.getpeername(), errno.ENOTCONN),
+        (client.listen, errno.EINVAL),
+        (server.getpeername, errno.ENOTCONN),
         (lambda: server.recv(1), errno.ENOTCONN),
     ]:
         with pytest.raises(OSError, match=r"\[Errno") as caught:
@@ -393,4 +395,7 @@ def test_nothing_is_left_behind(server, nodes):
             break
         deadline.wait(0.01)
     assert count() <= before
-    assert not {k: (v.connection.remote, v.is_pending, v._finished_reading) for k, v in nodes.doors["a"].sockets._streams.items()}
+    assert not {
+        k: (v.connection.remote, v.is_pending, v._finished_reading)
+        for k, v in nodes.doors["a"].sockets._streams.items()
+    }

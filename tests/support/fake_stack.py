@@ -150,8 +150,10 @@ class FakeStack:
 
     def connect_tcp(self, remote, port, handler, now, *, local=None, local_port=0):
         connection = FakeConnection(
-            self, (local or self.own(len(remote)), local_port or self.ephemeral()),
-            (remote, port), handler,
+            self,
+            (local or self.own(len(remote)), local_port or self.ephemeral()),
+            (remote, port),
+            handler,
         )
         self.network.queue.append((self.syn, connection))
         return connection

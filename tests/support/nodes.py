@@ -6,13 +6,13 @@ import ipaddress
 import socket
 import time
 
+from fake_stack import FakeNetwork, FakeStack
+
 from ntmpatch.base.drops import DropCounter
 from ntmpatch.patch.settings import Settings
 from ntmpatch.runtime.door import Door, NameLookupError
 from ntmpatch.runtime.hub import HubThread
 from ntmpatch.wire import local
-
-from fake_stack import FakeNetwork, FakeStack
 
 DOMAIN = "home.example"
 PREFIXES = ("198.18.0.0/15", "fd12:3456:789a::/48")
@@ -41,9 +41,7 @@ class Service:
         self.nodes.network.run()
 
     def welcome(self):
-        return local.Welcome(
-            local.VERSION, self.fqdn, self.ipv4, self.ipv6, (DOMAIN,), PREFIXES
-        )
+        return local.Welcome(local.VERSION, self.fqdn, self.ipv4, self.ipv6, (DOMAIN,), PREFIXES)
 
     def resolve(self, name):
         self.lookups.append(name)
