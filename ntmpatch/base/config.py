@@ -1,0 +1,187 @@
+"""Configuration in TOML: every key typed, every mistake told by file, line and expectation."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from ntmpatch.base.errors import ConfigError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+DEFAULT_ACCOUNT_PORT = 3470
+DEFAULT_DIRECTION_PORT = 3471
+DEFAULT_NOTIFICATION_PORT = 3472
+DEFAULT_RELAY_PORT = 3473
+DEFAULT_DNS_PORT = 3475
+
+
+class TimersSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[timers]``: WireGuard's, in seconds; both ends of a tunnel keep their own."""
+
+    rekey_after: Seconds = 120.0
+    reject_after: Seconds = 180.0
+    rekey_timeout: Seconds = 5.0
+    keepalive: Seconds = 10.0
+
+
+class PeerSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[peer]]``: a peer without servers, as ntmpatch or any WireGuard has it."""
+
+    public_key: str
+    """Base64, as ``wg`` prints it."""
+    addresses: tuple[str, ...]
+    """The virtual addresses behind it."""
+    name: str = ""
+    endpoint: str = ""
+    """ADDRESS:PORT; empty if the peer calls."""
+    preshared_key_file: str = ""
+    persistent_keepalive: float = 0.0
+
+
+class NodeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[node]``."""
+
+    token: str = ""
+    """An enrolment token, or file:PATH."""
+    state: str = ""
+    bind: tuple[str, ...] = ()
+    """Local addresses of the real network; empty: all."""
+    port: Port = 0
+    """UDP; 0 lets the kernel choose."""
+    domains: tuple[str, ...] = ()
+    """NTM domains beside the node's own."""
+    mtu: Annotated[int, Meta(ge=1280, le=9000)] = 1376
+    offload: bool = True
+    """Use the kernel's UDP segmentation where there is one."""
+    private_key_file: str = ""
+    """Only with ``[[peer]]``: base64, as ``wg genkey`` prints it."""
+    addresses: tuple[str, ...] = ()
+    """Only with ``[[peer]]``: this node's virtual addresses."""
+    name: str = ""
+    """Only with ``[[peer]]``: this node's name."""
+
+
+class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The file that ``run --config`` and ``NTMPATCH_CONFIG`` name."""
+
+    node: NodeSection = NodeSection()
+    peer: tuple[PeerSection, ...] = ()
+    timers: TimersSection = TimersSection()
+
+
+class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[serve]``: what all servers of a process share."""
+
+    domain: str = "home.example"
+    state: str = ""
+    """Directory of keys and SQLite files; empty: servers below the XDG state directory."""
+    database: str = ""
+    """SQLAlchemy URL; empty: SQLite files in the state directory."""
+    listen: str = "127.0.0.1"
+    """Address of every server that names none of its own."""
+    public: str = ""
+    """Address under which others reach the servers; empty: ``listen``."""
+
+
+class ServerSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[as]``, ``[dc]``, ``[ns]``, ``[rs]``: one server."""
+
+    listen: str = ""
+    public: str = ""
+    port: int = -1
+    """UDP, of an NS also TCP; -1: the usual one, 0: any free one."""
+    name: str = ""
+    """Full name; empty: as, dc, ns or rs in the domain."""
+    token: str = ""
+    """Enrolment token, or file:PATH; not needed where the AS is in the same process."""
+
+
+class DnsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[dns]``: the DC's authoritative service."""
+
+    listen: str = ""
+    port: int = -1
+    ttl: Annotated[int, Meta(ge=0, le=86400)] = 30
+
+
+class ServeConfig(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"account": "as"}
+):
+    """The file that ``serve --config`` names."""
+
+    serve: ServeSection = ServeSection()
+    account: ServerSection = ServerSection()
+    dc: ServerSection = ServerSection()
+    ns: ServerSection = ServerSection()
+    rs: ServerSection = ServerSection()
+    dns: DnsSection = DnsSection()
+
+
+def parse_node_config(text: str, file: str) -> NodeConfig:
+    """Read a node's configuration; ``file`` is its name in messages of ConfigError."""
+    return _parse(text, file, NodeConfig)
+
+
+def parse_serve_config(text: str, file: str) -> ServeConfig:
+    """Read the servers' configuration."""
+    return _parse(text, file, ServeConfig)
+
+
+def _parse(text: str, file: str, kind: type[T]) -> T:
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$")
+        key = _offending_key(reason, path)
+        line = _line_of(text, path, key)
+        place = f"{file}: line {line}" if line else file
+        raise ConfigError(f"{place}: {f'{key}: ' if key else ''}{_plain(reason)}") from None
+
+
+def _offending_key(reason: str, path: str) -> str:
+    unknown = re.search(r"unknown field `([^`]+)`", reason)
+    if unknown:
+        return unknown.group(1)
+    names = re.findall(r"\.([A-Za-z_][\w-]*)", path.rstrip("`"))
+    return names[-1] if names else ""
+
+
+def _line_of(text: str, path: str, key: str) -> int | None:
+    """The line of ``key``, in the table that ``path`` leads through if there are several."""
+    section = re.match(r"\.([A-Za-z_][\w-]*)", path)
+    inside = section is None or section.group(1) == key
+    found = None
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[+\s*([\w.-]+)\s*\]+", line)
+        if header:
+            inside = section is None or header.group(1) == section.group(1)
+            if header.group(1) == key:
+                return number
+        elif inside and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", line):
+            return number
+        elif found is None and re.match(rf"\s*{re.escape(key)}\s*=", line):
+            found = number
+    return found
+
+
+def _plain(reason: str) -> str:
+    unknown = re.search(r"unknown field `([^`]+)`", reason)
+    if unknown:
+        return "unknown key"
+    words = {"`str`": "text", "`int`": "a whole number", "`float`": "a number"}
+    words |= {"`bool`": "true or false", "`array`": "a list", "`object`": "a table"}
+    for theirs, ours in words.items():
+        reason = reason.replace(theirs, ours)
+    return reason[:1].lower() + reason[1:]
