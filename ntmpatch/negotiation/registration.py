@@ -54,6 +54,7 @@ class Registrar:
         self._contact: Contact | None = None
         self._assigned: Assigned | None = None
         self._attempt = 0
+        self._serial = 0
         self._under_way = False
         self._silences = 0
         self._registered_at = float("-inf")
@@ -141,7 +142,10 @@ class Registrar:
         answer = yield from ask(  # Fig. 5 (3), (6)
             key,
             RegistrationRequest(
-                party.enrolment.certificate, addresses_of(self.endpoints), self._device_type
+                party.enrolment.certificate,
+                addresses_of(self.endpoints),
+                self._device_type,
+                self._next_serial(),
             ),
             RegistrationResponse,
             step,
@@ -149,6 +153,10 @@ class Registrar:
         )
         if attempt == self._attempt:
             self._take(location, key, answer, step)
+
+    def _next_serial(self) -> int:
+        self._serial = max(self._serial + 1, int(self._party.wall_clock() * 1e6))
+        return self._serial
 
     def _meet(self, location: ServerLocation) -> bytes:
         """Open a channel to the DC; again if the last one stayed silent."""

@@ -182,6 +182,8 @@ class RegistrationRequest(Message, frozen=True, array_like=True, tag=20):
     local_endpoints: Addresses = ()
     device_type: Word = "tcp"
     """How an NS wakes the node: ``tcp``, or ``none`` for a node that has no NS connection."""
+    serial: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    """Microseconds since 1970, growing: of two that overtook each other the later one counts."""
 
 
 class RegistrationResponse(Message, frozen=True, array_like=True, tag=21):

@@ -218,18 +218,20 @@ def test_a_move_is_registered_at_once_as_in_fig_5() -> None:
     assert record.local_endpoints == (a.endpoint,)
 
 
-def test_of_two_moves_at_once_the_last_one_counts() -> None:
-    domain = ready_domain(12, loss=0.2, duplication=0.2)
-    a = domain.start_node("a", A)
-    domain.register(a)
-    for host in range(1, 20):
-        a.endpoint = Endpoint(f"198.51.100.{host}", 1000)
-        a.party.network_changed((a.endpoint,), domain.network.now)
-        domain.network.run(domain.rng.choice((0.0, 0.01, 0.05)))
-    domain.network.run(20.0)
-    node = domain.coordinator.party.locations.node(a.party.public_key)
-    assert node.record.seen_endpoint == a.endpoint
-    assert node.record.local_endpoints == (a.endpoint,)
+def test_of_many_moves_at_once_the_last_one_counts() -> None:
+    for seed in range(40):
+        domain = ready_domain(seed, loss=0.2, duplication=0.2)
+        a = domain.start_node("a", A)
+        domain.register(a)
+        domain.network.job_delay = 0.5
+        for host in range(1, 10):
+            a.endpoint = Endpoint(f"198.51.100.{host}", 1000)
+            a.party.network_changed((a.endpoint,), domain.network.now)
+            domain.network.run(domain.rng.choice((0.0, 0.01, 0.05, 0.3)))
+        domain.network.run(20.0)
+        node = domain.coordinator.party.locations.node(a.party.public_key)
+        assert node.record.local_endpoints == (a.endpoint,), f"seed {seed}"
+        assert node.record.seen_endpoint == a.endpoint, f"seed {seed}"
 
 
 # --- strangers -----------------------------------------------------------------------------

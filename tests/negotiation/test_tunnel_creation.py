@@ -388,3 +388,20 @@ def test_nobody_but_its_servers_directs_or_wakes_a_node() -> None:
     stranger = Notification(a.party.public_key)
     code = refusal_of(domain, domain.notification_server, b, stranger)
     assert code is RefusalCode.NOT_AUTHORISED
+
+
+def test_a_direction_that_was_overtaken_by_a_newer_one_changes_nothing() -> None:
+    domain = Domain(18)
+    a, b = two_nodes(domain)
+    domain.resolve(a, "b")
+    (told,) = [m.envelope.message for m in domain.network.captured if m.envelope.step == "3.12"]
+    before = dict(b.contacts)
+    answers: list[Message] = []
+    for serial, key in ((told.serial - 1, bytes(32)), (told.serial, bytes(32))):
+        domain.coordinator.party.start(
+            ask(b.party.public_key, replace(told, serial=serial, preshared_key=key), Ack),
+            lambda answer, _: answers.append(answer),
+        )
+    domain.network.run(1.0)
+    assert answers == [Ack(), Ack()]
+    assert b.contacts == before

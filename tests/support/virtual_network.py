@@ -69,6 +69,7 @@ class VirtualNetwork:
         self.loss = loss
         self.duplication = duplication
         self.delays = (0.005, 0.040 if loss or duplication else 0.005)
+        self.job_delay = 0.004
         self.seats: dict[bytes, Seat] = {}
         self.captured: list[Captured] = []
         self.trace: list[Traced] = []
@@ -137,7 +138,9 @@ class VirtualNetwork:
     def _carry_out(self, seat: Seat, effect: Effect) -> None:
         seat.effects.append(effect)
         if isinstance(effect, Work):
-            self.at(self.now + self.rng.uniform(0.0, 0.004), lambda: self._work(seat, effect))
+            self.at(
+                self.now + self.rng.uniform(0.0, self.job_delay), lambda: self._work(seat, effect)
+            )
         elif isinstance(effect, Contact):
             before = seat.contacts.get(effect.public_key)
             seat.contacts[effect.public_key] = effect

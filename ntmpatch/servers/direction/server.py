@@ -51,6 +51,8 @@ VERDICT_LIFETIME_WITHOUT_AS = 30.0
 """Seconds until the AS is asked again if it was silent: its signature has to do meanwhile."""
 SERVICE_TIMEOUT = 2.0
 LEASE_RETRY_INTERVAL = 2.0
+MAX_REORDERING = 60_000_000
+"""Microseconds by which a registration may be late; beyond, the node's clock was set back."""
 POKE_INTERVAL = 0.01
 """Seconds between the calls to nodes known from before a restart."""
 POKE_AGE = 3600.0
@@ -79,7 +81,7 @@ class DirectionServer(EnrolledParty):
         """Coordinators, ourselves included, whose certificates were verified."""
         self._registration_interval = registration_interval
         self._good_until: dict[bytes, float] = {}
-        self._arrivals: dict[bytes, int] = {}
+        self._serials: dict[bytes, int] = {}
         self._director = Director(self)
         self.on(RegistrationRequest, self._register)
         self.on(Deregistration, self._deregister)
@@ -186,7 +188,7 @@ class DirectionServer(EnrolledParty):
 
     def _expel(self, key: bytes) -> None:
         self._good_until.pop(key, None)
-        self._arrivals.pop(key, None)
+        self._serials.pop(key, None)
         self.locations.remove(key)
         # The refusal still has to reach it; then its place in the tunnel's table goes.
         self.admission.remove(key)
@@ -203,7 +205,10 @@ class DirectionServer(EnrolledParty):
         if not in_domain(certificate.fqdn, self.domain) or self.certificate is None:
             raise Refused(RefusalCode.NOT_AUTHORISED, f"{certificate.fqdn} is of another domain")
         seen = self.sources.get(key)
-        arrival = self._arrivals[key] = self._arrivals.get(key, 0) + 1
+        overtaken_by = self._serials.get(key, 0) - message.serial
+        if 0 < overtaken_by < MAX_REORDERING:
+            raise Refused(RefusalCode.BUSY, "a later registration came first")
+        self._serials[key] = message.serial
         yield from self._authenticate(certificate)
         local = tuple(address.endpoint() for address in message.local_endpoints)
         prefixes = self.certificate.prefixes
@@ -224,12 +229,13 @@ class DirectionServer(EnrolledParty):
                 device_type=message.device_type,
                 registered_at=wall_now,
             )
-            self.store.save_node(record)
+            if self._serials.get(key) == message.serial:  # else a later one is saved
+                self.store.save_node(record)
             return record
 
         record = yield from work(job, "registration")
         node = self.locations.node(key) or Node(record)
-        if self._arrivals.get(key) == arrival:  # else the node has moved on meanwhile
+        if self._serials.get(key) == message.serial:  # else the node has moved on meanwhile
             node.record = record
         node.fresh = True
         replaced = self.locations.put(node)
@@ -322,6 +328,6 @@ class DirectionServer(EnrolledParty):
         """Drop what is kept in memory for a peer."""
         super().forget(peer)
         self._good_until.pop(peer, None)
-        self._arrivals.pop(peer, None)
+        self._serials.pop(peer, None)
         self.peer_coordinators.discard(peer)
         self.locations.retire(peer)
