@@ -1,4 +1,4 @@
-"""The sitecustomize that ``run`` puts on PYTHONPATH, in the presence of others and of other Pythons."""
+"""The sitecustomize that ``run`` puts on PYTHONPATH, beside others and in other Pythons."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ntmpatch.cli.hook import HOOK_DIRECTORY, add_hook, interpreter_identity
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STATE = "import sys; print(sys.path, 'sitecustomize' in sys.modules, 'socket' in sys.modules)"
 

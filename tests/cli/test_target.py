@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import zipfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +16,9 @@ from ntmpatch.cli.exits import (
     CommandError,
 )
 from ntmpatch.cli.target import resolve_target
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture

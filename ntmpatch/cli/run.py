@@ -1,0 +1,144 @@
+"""``ntmpatch run``: execute a program in our place, with the hook in front of it.
+
+The process that started ``run`` becomes the program: same pid, terminal, descriptors, and its exit
+status and signals are its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from ntmpatch.base.errors import ConfigError
+from ntmpatch.cli.exits import EX_NOT_EXECUTABLE, CommandError, complain
+from ntmpatch.cli.hook import add_hook
+from ntmpatch.cli.options import (
+    CONFIG_VARIABLE,
+    STATE_VARIABLE,
+    TOKEN_VARIABLE,
+    config_option,
+    load_node_options,
+    read_token,
+    state_option,
+)
+from ntmpatch.cli.target import resolve_target
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from ntmpatch.cli.target import Target
+
+ENROLMENT_TIMEOUT: Final = 15.0
+"""Seconds during which enrolment is tried before the command gives up."""
+
+
+class RunCommand(click.Command):
+    """Options of ours end where the program begins; everything from there on is the program's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ours, ctx.meta["ntmpatch.words"] = self.split(args)
+        return super().parse_args(ctx, ours)
+
+    def split(self, args: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Our options, and the words of the program: from -m, -c, - or a name on, or after --."""
+        with_value = {
+            name
+            for parameter in self.params
+            if isinstance(parameter, click.Option) and not parameter.is_flag
+            for name in parameter.opts
+        }
+        position = 0
+        while position < len(args):
+            word = args[position]
+            if word == "--":
+                return list(args[:position]), list(args[position + 1 :])
+            if not word.startswith("-") or word == "-" or word.startswith(("-m", "-c")):
+                break
+            position += 2 if word in with_value else 1
+        return list(args[:position]), list(args[position:])
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(
+            ctx.command_path,
+            "[OPTIONS] (SCRIPT | -m MODULE | -c CODE | PROGRAM) [ARGUMENTS]...",
+        )
+
+
+@click.command(cls=RunCommand)
+@click.option(
+    "--token",
+    metavar="TOKEN",
+    help="Enrol with this token first, unless the state already holds an identity. "
+    "file:PATH reads it from a file, which keeps it off the command line.  [env: NTMPATCH_TOKEN]",
+)
+@config_option
+@state_option
+@click.option("--gevent", is_flag=True, help="Also apply gevent's monkey patching.")
+@click.pass_context
+def run(
+    ctx: click.Context, token: str | None, config: str | None, state: str | None, gevent: bool
+) -> None:
+    """Run a Python program, unchanged, with sockets that reach nodes by name.
+
+    SCRIPT may be a file, a directory or a zip file with a __main__, or - for standard input. A
+    PROGRAM that is no Python is run as it is; its Python children are patched.
+    """
+    target = resolve_target(ctx.meta["ntmpatch.words"])
+    environment = dict(os.environ)
+    environment.update(identity_environment(token, config, state))
+    # Enrolled, the process has no more use for the secret, nor have its children.
+    environment.pop(TOKEN_VARIABLE, None)
+    add_hook(environment, gevent=gevent)
+    execute(target, environment)
+
+
+def identity_environment(
+    token: str | None, config: str | None, state: str | None
+) -> dict[str, str]:
+    """Make sure that there is an identity; the variables by which the program's process finds it.
+
+    Raises ConfigError, RefusedError and UnavailableError.
+    """
+    options = load_node_options(config=config, state=state, token=token)
+    if not options.is_static and not has_identity(options.state_path):
+        if options.token is None:
+            raise ConfigError(
+                f"{options.state_path} holds no identity: give --token, as made by"
+                " 'ntmpatch account add FQDN'"
+            )
+        from ntmpatch.runtime.enrol import enrol  # noqa: PLC0415 (only where it is needed)
+
+        enrol(read_token(options.token), options.state_path, ENROLMENT_TIMEOUT)
+    variables = {STATE_VARIABLE: str(options.state_path)}
+    if options.config_path is not None:
+        variables[CONFIG_VARIABLE] = str(options.config_path)
+    return variables
+
+
+def has_identity(state_path: Path) -> bool:
+    """Whether an enrolment left an identity there; ConfigError if others can read it."""
+    from ntmpatch.runtime.state import ENROLMENT, StateDirectory  # noqa: PLC0415 (as above)
+
+    if not state_path.exists():
+        return False
+    return StateDirectory(state_path, create=False).read(ENROLMENT) is not None
+
+
+def execute(target: Target, environment: Mapping[str, str]) -> None:
+    """Become the program; returns only by raising CommandError."""
+    if target.remark:
+        complain(target.remark)
+    sys.stdout.flush()
+    # Python ignores these, and ignored signals stay ignored across execve: a shell or `head` run
+    # by us would miss them. A Python program ignores them again by itself.
+    for name in ("SIGPIPE", "SIGXFSZ"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    try:
+        os.execve(target.executable, target.arguments, dict(environment))
+    except OSError as error:
+        raise CommandError(f"{target.executable}: {error.strerror}", EX_NOT_EXECUTABLE) from error

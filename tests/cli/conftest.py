@@ -1,0 +1,24 @@
+"""What tests of the command line share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PEER_KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
+
+@pytest.fixture
+def static_identity(tmp_path: Path) -> list[str]:
+    """Options of a node whose one peer is in its configuration: it needs no server to run."""
+    config = tmp_path / "node.toml"
+    config.write_text(
+        '[node]\nname = "here.home.example"\naddresses = ["198.18.0.1"]\n'
+        f'[[peer]]\nname = "there.home.example"\npublic_key = "{PEER_KEY}"\n'
+        'addresses = ["198.18.0.2"]\n'
+    )
+    return ["--config", str(config), "--state", str(tmp_path / "state")]
