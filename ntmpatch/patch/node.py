@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ntmpatch.patch.addressing import Packed, pack_host, text_host
@@ -27,6 +28,9 @@ log = logging.getLogger("ntmpatch.patch")
 
 _MAX_KNOWN_ADDRESSES = 65536
 
+_ASK_INTERVAL = 30.0
+"""Seconds without asking again for the domains of a node that is not to be had."""
+
 
 class ProcessNode:
     """The one node that this process's sockets use, and which names and addresses are its."""
@@ -39,14 +43,15 @@ class ProcessNode:
         self._inherited_path = ""
         self._suffixes: tuple[str, ...] | None = None
         self._names: set[str] = set()
+        self._ask_again_at = 0.0
         self._networks: list[tuple[int, int, int]] = []
         self._known: set[bytes] = set()
         self._classify = functools.lru_cache(maxsize=1024)(self._classify_host)
         self.new_lock()
+        self._names.update(name.lower().rstrip(".") for name in settings.names)
         if settings.domains is not None:
-            self._learn(settings.domains, settings.prefixes)
-        else:
-            self._learn_networks(settings.prefixes)
+            self._suffixes = ()
+        self._learn(settings.domains or (), settings.prefixes)
 
     def new_lock(self) -> None:
         """Take a lock of the application's present kind of threads."""
@@ -118,8 +123,9 @@ class ProcessNode:
         self.know(welcome.ipv4, welcome.ipv6)
 
     def _learn(self, domains: Sequence[str], prefixes: Sequence[str]) -> None:
-        suffixes = {"." + domain.lower().strip(".") for domain in domains}
-        self._suffixes = tuple(sorted(suffixes.union(self._suffixes or ())))
+        suffixes = {"." + domain.lower().strip(".") for domain in domains if domain}
+        if suffixes:
+            self._suffixes = tuple(sorted(suffixes.union(self._suffixes or ())))
         self._forget_classes()
         self._learn_networks(prefixes)
 
@@ -160,14 +166,23 @@ class ProcessNode:
         """Whether a name lies in one of the node's domains; asks nobody if these are known."""
         if not self.is_enabled:
             return False
-        if self._suffixes is None and "." in name:
-            # Before the first enrolment nobody has written the domains down.
-            try:
-                self.client()
-            except OSError:
-                return False
+        if self._suffixes is None and "." in name and ":" not in name and name[-1].isalpha():
+            self._ask_for_domains()
         name = name.rstrip(".").lower()
         return name.endswith(self._suffixes or ()) or name in self._names
+
+    def _ask_for_domains(self) -> None:
+        """Before the first enrolment nobody has written the domains down: start the node."""
+        if time.monotonic() < self._ask_again_at:
+            return
+        try:
+            if self._client is not None:
+                self._meet(self._client.refresh())
+            else:
+                self.client()
+        except OSError as error:
+            self._ask_again_at = time.monotonic() + _ASK_INTERVAL
+            log.warning("there is no node to be had: %s", error)
 
     def _classify_host(self, family: int, host: str) -> bytes | str | None:
         """Packed if virtual, the name if a node's, None if ordinary."""

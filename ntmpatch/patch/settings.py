@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ntmpatch.base.errors import ConfigError
 
@@ -44,6 +44,8 @@ class Settings:
     """Domains whose names are nodes; None: not known before a node runs."""
     prefixes: tuple[str, ...] = ()
     """Virtual networks in CIDR notation."""
+    names: tuple[str, ...] = ()
+    """Names of nodes that lie in none of ``domains``."""
     embed: Callable[[], EmbeddedNode] | None = None
     """Starts a node in this process; None: there is nothing to start one from."""
 
@@ -53,27 +55,59 @@ class Settings:
         return self.embed is not None or bool(self.control_path)
 
 
-def state_directory(environment: Mapping[str, str] = os.environ) -> str:
-    """``NTMPATCH_STATE``, or ``ntmpatch`` in the XDG state directory."""
-    chosen = environment.get("NTMPATCH_STATE")
-    if chosen:
-        return chosen
-    base = environment.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return os.path.join(base, "ntmpatch")
-
-
 def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Settings of this process; disabled if nothing says that there is a node."""
-    state = state_directory(environment)
+    """Settings of this process; disabled if nothing says that there is a node. ConfigError."""
+    section, peers = _read_config(environment.get("NTMPATCH_CONFIG"))
+    state = (
+        environment.get("NTMPATCH_STATE")
+        or section.get("state")
+        or os.path.join(
+            environment.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "ntmpatch"
+        )
+    )
     control_path = os.path.join(state, CONTROL_SOCKET)
-    names = read_names(state)
-    configured = names is not None or any(
+    written = read_names(state)
+    configured = written is not None or any(
         environment.get(name) for name in ("NTMPATCH_TOKEN", "NTMPATCH_CONFIG")
     )
     if not configured and not os.path.exists(control_path):
         return Settings()
-    domains, prefixes = names if names is not None else (None, ())
-    return Settings(control_path, domains, prefixes, _start_embedded if configured else None)
+    domains, prefixes = written if written is not None else (None, ())
+    addresses = [*section.get("addresses", ())]
+    names = [section.get("name", "")]
+    for peer in peers:
+        addresses += peer.get("addresses", ())
+        names.append(peer.get("name", ""))
+    if peers:
+        domains = domains or ()
+    if domains is not None:
+        domains += tuple(section.get("domains", ()))
+    return Settings(
+        control_path,
+        domains,
+        prefixes + tuple(addresses),
+        tuple(filter(None, names)),
+        embed=_start_embedded if configured else None,
+    )
+
+
+def _read_config(path: str | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Sections ``[node]`` and ``[[peer]]``, unchecked: the node checks them when it starts."""
+    if not path:
+        return {}, []
+    import tomllib  # noqa: PLC0415  # only where there is a file
+
+    try:
+        with open(path, "rb") as file:
+            config = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    section, peers = config.get("node", {}), config.get("peer", [])
+    return (section if isinstance(section, dict) else {}), (
+        peers if isinstance(peers, list) else []
+    )
 
 
 def read_names(state: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
