@@ -98,14 +98,14 @@ def _make(plain: type, kind: Kind) -> type:
         {"__slots__": (), "__module__": plain.__module__, "__doc__": plain.__doc__},
     )
     _plain_of[virtual] = plain
-    _register_reducer(virtual)
     return virtual
 
 
 def _register_reducer(cls: type) -> None:
-    """Let multiprocessing send such sockets: it goes by the exact class, where it is loaded.
+    """Let multiprocessing send such sockets: it goes by the exact class.
 
-    Where it is loaded later it registers ``socket.socket`` itself, which is ours by then.
+    Where it is loaded later it registers ``socket.socket`` itself, which is ours by then. Virtual
+    sockets have a ``__reduce_ex__``.
     """
     reduction = sys.modules.get("multiprocessing.reduction")
     if reduction is not None:

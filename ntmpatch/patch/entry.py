@@ -45,7 +45,7 @@ class EntryPoints(_Base):
         if state is None:
             super().__init__(family, type, proto, fileno)
             return
-        _load()
+        load()
         from ntmpatch.patch import turning  # noqa: PLC0415  # is loaded by now
 
         with turning.posing_as_socket(state, fileno):
@@ -84,8 +84,8 @@ class EntryPoints(_Base):
         target = self._ntm_target(address)
         if target is None:
             super().bind(address)
-            if self._ntm_is(_socket.SOCK_DGRAM) and node.current.is_enabled:
-                _load()
+            if self._ntm_serves_both(_socket.SOCK_DGRAM):
+                load()
                 from ntmpatch.patch import turning  # noqa: PLC0415  # is loaded by now
 
                 turning.bind_udp_wildcard(self)
@@ -103,8 +103,8 @@ class EntryPoints(_Base):
     def listen(self, *backlog: int) -> None:
         """On the wildcard, listen on the virtual network as well."""
         super().listen(*backlog)
-        if node.current.is_enabled and self._ntm_is(_socket.SOCK_STREAM):
-            _load()
+        if self._ntm_serves_both(_socket.SOCK_STREAM):
+            load()
             from ntmpatch.patch import turning  # noqa: PLC0415  # is loaded by now
 
             turning.listen_wildcard(self, backlog[0] if backlog else _DEFAULT_BACKLOG)
@@ -128,6 +128,14 @@ class EntryPoints(_Base):
         c_socket: Any = self if isinstance(self, _socket.socket) else self._sock
         return c_socket.family in _INTERNET and c_socket.type == type_
 
+    def _ntm_serves_both(self, type_: int) -> bool:
+        """Whether this is an Internet socket of a type, on the wildcard, and there is a node."""
+        if not node.current.is_enabled or not self._ntm_is(type_):
+            return False
+        c_socket: Any = self if isinstance(self, _socket.socket) else self._sock
+        host = c_socket.getsockname()[0]
+        return pack_host(c_socket.family, host) in (bytes(4), bytes(16))
+
     def _ntm_target(self, address: Any) -> Packed | None:
         """The virtual address that ``address`` means to this socket; None: not ours."""
         if not node.current.is_enabled or type(address) is not tuple:
@@ -140,7 +148,7 @@ class EntryPoints(_Base):
             return None
         target = node.current.target(c_socket.family, address)
         if target is not None:
-            _load()
+            load()
         return target
 
     def _ntm_turn_by_connect(self, target: Packed) -> int:
@@ -177,6 +185,6 @@ class EntryPoints(_Base):
         return not isinstance(self, EntryPoints) or type(self).sendto is not EntryPoints.sendto
 
 
-def _load() -> None:
+def load() -> None:
     """Import what the virtual kinds are made of: each module registers its kinds."""
     from ntmpatch.patch import accepting, datagram, stream  # noqa: F401, PLC0415  # see above

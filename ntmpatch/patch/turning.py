@@ -300,7 +300,7 @@ def listen_wildcard(socket: Any, backlog: int) -> None:
         log.warning("port %d serves the real network only: %s", port, error)
         return
     local = (wildcard_of(family), port)
-    _combine(socket, Kind.LISTENER, id_=id_, near=near, local=local, kept=kept)
+    combine(socket, Kind.LISTENER, id_=id_, near=near, local=local, kept=kept)
 
 
 def _listen(
@@ -394,7 +394,7 @@ def bind_udp_wildcard(socket: Any) -> None:
             raise
         log.warning("port %d serves the real network only: %s", port, error)
         return
-    _combine(socket, Kind.DATAGRAM, id_=id_, near=near, local=local, kept=kept)
+    combine(socket, Kind.DATAGRAM, id_=id_, near=near, local=local, kept=kept)
 
 
 def add_real(socket: Any, state: State) -> None:
@@ -455,7 +455,7 @@ def _is_wildcard(real: _socket.socket) -> bool:
     return pack_host(real.family, real.getsockname()[0]) in WILDCARDS
 
 
-def _combine(
+def combine(
     socket: Any,
     kind: Kind,
     *,

@@ -142,6 +142,12 @@ class VirtualSocket(_Base):
         copy.settimeout(self.gettimeout())
         return copy
 
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        """As multiprocessing sends sockets to other processes."""
+        from ntmpatch.patch.passing import reduce_socket  # noqa: PLC0415  # rarely needed
+
+        return reduce_socket(self, state_of(self))
+
     def detach(self) -> int:
         """The descriptor stays virtual: whoever makes a socket of it gets a virtual one."""
         state = table.get(self.fileno())

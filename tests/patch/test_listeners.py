@@ -215,3 +215,48 @@ def test_prefork_workers_share_a_listener(program):
     assert client.stdout.readline() == "True\n"
     server.stdin.close()
     assert server.wait(10) == 0
+
+
+@pytest.mark.parametrize("host", ["", "198.18.0.1"])
+def test_listener_and_connection_travel_to_a_spawned_process(program, host):
+    process = program(
+        """
+        import multiprocessing, os, socket, tempfile, textwrap
+
+        # A spawned child imports the functions it runs, and is patched as it does.
+        directory = tempfile.mkdtemp()
+        settings = ntmpatch.patch.node.current.settings
+        with open(os.path.join(directory, "worker_of_test.py"), "w") as file:
+            file.write(textwrap.dedent(f'''
+                import ntmpatch, ntmpatch.patch
+                ntmpatch.patch_all(gevent=False, settings=ntmpatch.patch.{settings!r})
+                def work(listener, given):
+                    given.sendall(repr(given.getpeername()).encode())
+                    given.close()
+                    for _ in range(2):
+                        connection, peer = listener.accept()
+                        with connection:
+                            connection.sendall(repr(connection.getpeername()).encode())
+            '''))
+        sys.path.insert(0, directory)
+        import worker_of_test
+
+        listener = socket.create_server((sys.argv[1], 0))
+        port = listener.getsockname()[1]
+        client = socket.create_connection(("198.18.0.1", port))
+        given = listener.accept()[0]
+        context = multiprocessing.get_context("spawn")
+        child = context.Process(target=worker_of_test.work, args=(listener, given))
+        child.start()
+        given.close()
+        assert client.recv(100).decode() == repr(client.getsockname())
+        for host in ("198.18.0.1", "127.0.0.1" if not sys.argv[1] else "198.18.0.1"):
+            with socket.create_connection((host, port)) as client:
+                assert client.recv(100).decode() == repr(client.getsockname())
+        child.join()
+        print("done", child.exitcode)
+        """,
+        host,
+        node="a",
+    )
+    assert process.stdout.read() == "done 0\n"
