@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ntmpatch.packet.tunnel.tunnel import Tunnel, TunnelEvent
     from ntmpatch.wire.segments import SuperSegment
 
+
 class RelayedEndpoint(NamedTuple):
     """A peer behind a relay server: its session there, and how its frames begin."""
 

@@ -25,9 +25,9 @@ from ntmpatch.runtime.sockets import VirtualSockets
 from ntmpatch.wire import local
 
 if TYPE_CHECKING:
-    from ntmpatch.base.drops import DropCounter
     from collections.abc import Callable
 
+    from ntmpatch.base.drops import DropCounter
     from ntmpatch.packet.stack import Stack
 
 log = logging.getLogger("ntmpatch.door")

@@ -9,10 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ntmpatch.runtime.station import Station
 from ntmpatch.runtime.streams import StreamListener, TunnelStream
-from ntmpatch.servers.account.server import AccountServer
-from ntmpatch.servers.direction.server import DirectionServer
-from ntmpatch.servers.notification.server import NotificationServer
-from ntmpatch.servers.relay.server import RelayServer
 from ntmpatch.signalling.effects import Failed, Persist, Ready
 from ntmpatch.wire.relay import FRAME_DATA, RELAY_BYTE, RELAY_HEADER_SIZE
 

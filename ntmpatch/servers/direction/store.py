@@ -7,10 +7,9 @@ as jobs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from ntmpatch.base.addresses import Endpoint
+from ntmpatch.base.addresses import Endpoint  # noqa: TC001 - stores decode by the annotation
 
 
 @dataclass(slots=True, frozen=True)

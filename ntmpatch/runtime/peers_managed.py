@@ -1,0 +1,214 @@
+"""Peers that a direction coordinator directs tunnels to: negotiation at work in a node."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import gevent
+import gevent.event
+
+from ntmpatch.base.addresses import Endpoint, in_domain
+from ntmpatch.negotiation.node import NameUnknown, NodeNegotiation
+from ntmpatch.packet.tunnel.tunnel import EndpointChanged, Established, Expired
+from ntmpatch.runtime.door import NameLookupError
+from ntmpatch.runtime.interfaces import concrete
+from ntmpatch.runtime.packets import PacketSide, Route
+from ntmpatch.runtime.peers_static import describe_peer
+from ntmpatch.runtime.state import ENROLMENT
+from ntmpatch.runtime.station import Station
+from ntmpatch.signalling.effects import (
+    Assigned,
+    Contact,
+    Failed,
+    Forget,
+    Persist,
+    Ready,
+    Resolved,
+    Unresolved,
+)
+from ntmpatch.wire import local
+
+if TYPE_CHECKING:
+    from ntmpatch.packet.tunnel.tunnel import TunnelEvent
+    from ntmpatch.runtime.carrier import Carrier
+    from ntmpatch.runtime.settings import NodeSettings
+    from ntmpatch.runtime.trace import TraceWriter
+    from ntmpatch.signalling.effects import Effect
+
+log = logging.getLogger("ntmpatch.node")
+
+LOOKUP_TIMEOUT = 12.0
+"""Seconds after which a look-up is given up whatever negotiation thinks: EAI_AGAIN."""
+
+
+class ManagedPeers:
+    """Peers that a direction coordinator directs tunnels to."""
+
+    def __init__(self, settings: NodeSettings, packets: PacketSide, trace: TraceWriter) -> None:
+        self._settings = settings
+        self._packets = packets
+        self._assigned: Assigned | None = None
+        self._failure: Exception | None = None
+        self._registered = gevent.event.Event()
+        self._lookups: dict[int, gevent.event.AsyncResult[Resolved]] = {}
+        self._names: dict[bytes, str] = {}
+        self._station = Station(
+            settings.private_key,
+            self._make_negotiation,
+            admit=None,
+            trace=trace,
+            on_effect=self._effect,
+            on_packets=packets.receive,
+            on_event=self._tunnel_event,
+            before_wait=packets.flush,
+            gso=settings.offload,
+        )
+        self.carrier: Carrier = self._station.carrier
+
+    def _make_negotiation(self, public_key: bytes) -> NodeNegotiation:
+        settings = self._settings
+        self._negotiation = NodeNegotiation(
+            public_key,
+            token=settings.token,
+            state=settings.enrolment,
+            now=time.monotonic(),
+            rng=random.Random(os.urandom(16)),
+            wall_clock=time.time,
+            drops=self._packets.drops,
+        )
+        return self._negotiation
+
+    def start(self) -> None:
+        """Begin to register."""
+        now = time.monotonic()
+        self._negotiation.begin(self._local_endpoints(), now)
+        self.carrier.wake()
+
+    def close(self) -> None:
+        """Leave the DC and close."""
+        self._negotiation.leave(time.monotonic())
+        self.carrier.wake()
+        self._station.close()
+
+    def welcome(self) -> local.Welcome:
+        """Who the node is; addresses are None until it is registered."""
+        assigned = self._assigned
+        return local.Welcome(
+            version=local.VERSION,
+            fqdn=self._negotiation.fqdn,
+            ipv4=(assigned.ipv4 or None) if assigned else None,
+            ipv6=(assigned.ipv6 or None) if assigned else None,
+            domains=self._domains(),
+            prefixes=self._prefixes(),
+            control_path="",
+        )
+
+    def _domains(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self._negotiation.domain, *self._settings.domains)))
+
+    def resolve(self, name: str) -> local.Resolved:
+        """Have a tunnel to ``name`` directed, and wait for it."""
+        if not any(in_domain(name, domain) for domain in self._domains()):
+            raise NameLookupError(socket.EAI_NONAME, f"{name} is in no domain of this node")
+        if name == self._negotiation.fqdn:
+            return self._own(name)
+        now = time.monotonic()
+        self.carrier.tunnel.hold_unknown(now + LOOKUP_TIMEOUT)
+        request_id = self._negotiation.resolve(name, now)
+        answer: gevent.event.AsyncResult[Resolved] = gevent.event.AsyncResult()
+        self._lookups[request_id] = answer
+        self.carrier.wake()
+        try:
+            found = answer.get(timeout=LOOKUP_TIMEOUT)
+        except NameUnknown as error:
+            raise NameLookupError(socket.EAI_NONAME, str(error)) from error
+        except (gevent.Timeout, Exception) as error:
+            raise NameLookupError(socket.EAI_AGAIN, str(error)) from error
+        finally:
+            self._lookups.pop(request_id, None)
+        assert found is not None
+        return local.Resolved(found.ipv4 or None, found.ipv6 or None, found.fqdn)
+
+    def _own(self, name: str) -> local.Resolved:
+        if not self._registered.wait(timeout=LOOKUP_TIMEOUT) or self._assigned is None:
+            raise NameLookupError(socket.EAI_AGAIN, "this node is not registered yet")
+        return local.Resolved(self._assigned.ipv4 or None, self._assigned.ipv6 or None, name)
+
+    def reverse_resolve(self, address: bytes) -> str | None:
+        """The name of a peer, or of this node."""
+        return self._negotiation.reverse(address)
+
+    def rebind(self, binds: tuple[Endpoint, ...]) -> None:
+        """Fig. 5 (2) on: the access network is another one."""
+        self._station.rebind(binds)
+        now = time.monotonic()
+        self._negotiation.network_changed(self._local_endpoints(), now)
+        for public_key in list(self.carrier.tunnel.peers):
+            self._packets.path_changed(public_key, now)
+
+    def describe(self, now: float) -> list[dict[str, object]]:
+        """The peers for status output."""
+        return [
+            {
+                "name": self._names.get(key, key[:8].hex()),
+                **describe_peer(peer, now),
+            }
+            for key, peer in self.carrier.tunnel.peers.items()
+        ]
+
+    def _local_endpoints(self) -> tuple[Endpoint, ...]:
+        towards = self._negotiation.server_endpoints()
+        return concrete(self.carrier.local_endpoints, towards)
+
+    def _tunnel_event(self, event: TunnelEvent, now: float) -> None:
+        key = event.peer.public_key
+        if isinstance(event, Established):
+            self._negotiation.tunnel_established(key, now)
+        elif isinstance(event, Expired):
+            self._negotiation.tunnel_expired(key, now)
+        elif isinstance(event, EndpointChanged):
+            self._packets.path_changed(key, now)
+
+    def _save(self, enrolment: bytes) -> None:
+        self._settings.state.write(ENROLMENT, enrolment)
+        self._settings.state.write_names(self._domains(), self._prefixes())
+
+    def _prefixes(self) -> tuple[str, ...]:
+        return self._negotiation.virtual_prefixes()
+
+    def _effect(self, effect: Effect, _now: float) -> None:
+        match effect:
+            case Contact():
+                self._names[effect.public_key] = effect.name
+                addresses = frozenset(address for address in (effect.ipv4, effect.ipv6) if address)
+                if addresses:
+                    self._packets.add_route(Route(effect.public_key, addresses))
+            case Forget():
+                self._names.pop(effect.public_key, None)
+                self._packets.remove_route(effect.public_key)
+            case Assigned():
+                self._assigned = effect
+                self._packets.assign(a for a in (effect.ipv4, effect.ipv6) if a)
+                self._registered.set()
+            case Resolved():
+                answer = self._lookups.get(effect.request_id)
+                if answer is not None:
+                    answer.set(effect)
+            case Unresolved():
+                answer = self._lookups.get(effect.request_id)
+                if answer is not None:
+                    answer.set_exception(effect.error)
+            case Persist():
+                pool: Any = gevent.get_hub().threadpool
+                pool.spawn(self._save, effect.state)
+            case Failed() if effect.fatal:
+                self._failure = effect.error
+            case Ready():
+                log.info("%s %s is ready", effect.role, effect.name)
+            case _:
+                pass

@@ -1,0 +1,137 @@
+"""The state directory: private keys and what an enrolment left, readable by nobody else.
+
+Written atomically and durably: a crash leaves the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from ntmpatch.base.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+PRIVATE_KEY = "private.key"
+ENROLMENT = "enrolment"
+NAMES = "names.json"
+LOCK = "node.lock"
+CONTROL_SOCKET = "control.sock"
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+MAX_FILE_SIZE = 1 << 20
+
+
+def default_state_directory(environment: Mapping[str, str] = os.environ) -> Path:
+    """``NTMPATCH_STATE``, or ``ntmpatch`` in the XDG state directory."""
+    chosen = environment.get("NTMPATCH_STATE")
+    if chosen:
+        return Path(chosen)
+    base = environment.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(base) / "ntmpatch"
+
+
+class StateDirectory:
+    """One directory of private files. ConfigError if others can read it or what it holds."""
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = True) -> None:
+        self.path = Path(path)
+        if create:
+            try:
+                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"{self.path}: cannot be made: {error.strerror}") from None
+        self._check(self.path, "directory", stat.S_ISDIR)
+
+    def read(self, name: str) -> bytes | None:
+        """The contents of a private file; None if there is none."""
+        path = self.path / name
+        if not path.exists():
+            return None
+        self._check(path, "file", stat.S_ISREG)
+        try:
+            with path.open("rb") as file:
+                return file.read(MAX_FILE_SIZE)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replace a private file, atomically; it is on the disk when this returns."""
+        try:
+            fd, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=self.path)
+            try:
+                with os.fdopen(fd, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, self.path / name)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary)
+                raise
+            directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise ConfigError(f"{self.path / name}: cannot be written: {error.strerror}") from None
+
+    def private_key(self, name: str = PRIVATE_KEY) -> bytes:
+        """The X25519 private key of that file, made at the first call."""
+        return self._key(name, lambda: X25519PrivateKey.generate().private_bytes_raw())
+
+    def _key(self, name: str, make: Callable[[], bytes]) -> bytes:
+        stored = self.read(name)
+        if stored is None:
+            fresh = make()
+            self.write(name, fresh)
+            return fresh
+        if len(stored) != 32:
+            raise ConfigError(f"{self.path / name}: expected 32 bytes of key, got {len(stored)}")
+        return stored
+
+    def random_key(self, name: str) -> bytes:
+        """32 random bytes of that file, made at the first call (an Ed25519 private key is that)."""
+        return self._key(name, lambda: os.urandom(32))
+
+    def write_names(self, domains: tuple[str, ...], prefixes: tuple[str, ...]) -> None:
+        """What a program's process reads to tell NTM names and addresses from others."""
+        content = {"domains": list(domains), "prefixes": list(prefixes)}
+        self.write(NAMES, json.dumps(content).encode())
+
+    def lock(self, name: str = LOCK) -> int | None:
+        """Own the identity as long as the descriptor is open; None if another process does."""
+        fd = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        return fd
+
+    def _check(self, path: Path, what: str, is_kind: Callable[[int], bool]) -> None:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be opened: {error.strerror}") from None
+        if not is_kind(status.st_mode):
+            raise ConfigError(f"{path}: expected a {what}")
+        if status.st_uid not in (os.geteuid(), 0):
+            raise ConfigError(f"{path}: belongs to another user; it holds private keys")
+        if status.st_mode & _OTHERS:
+            mode = stat.S_IMODE(status.st_mode)
+            wanted = "0700" if stat.S_ISDIR(status.st_mode) else "0600"
+            raise ConfigError(
+                f"{path}: others can read this {what} (mode {mode:04o}), and it holds private"
+                f" keys: chmod {wanted} it"
+            )
