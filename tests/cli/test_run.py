@@ -186,7 +186,8 @@ def test_a_signal_reaches_the_program_itself_and_its_status_is_the_programs(
             assert int(process.stdout.readline()) == process.pid
             process.send_signal(number)
             _, errors = process.communicate(timeout=30)
-            results.append((process.returncode, errors))
+            # The last line alone: where the signal found the program is chance.
+            results.append((process.returncode, errors.splitlines()[-1:]))
     assert results[0] == results[1]
 
 
