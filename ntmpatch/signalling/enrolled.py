@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from ntmpatch.base.addresses import Endpoint  # noqa: TC001 - msgspec reads it at run time
+from ntmpatch.base.addresses import Endpoint
 from ntmpatch.base.backoff import Backoff
 from ntmpatch.base.errors import ConfigError, UntrustedError
 from ntmpatch.crypto.certificate import Certificate, verify_untrusted
