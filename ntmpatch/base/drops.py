@@ -93,6 +93,13 @@ class Drop(StrEnum):
     RELAY_EXPIRED = "relay: session has expired"
     RELAY_QUOTA = "relay: session has used up its bytes"
 
+    # DNS
+    DNS_RUNT = "dns: too short for a header"
+    DNS_RESPONSE = "dns: a response, not a query"
+    DNS_MALFORMED = "dns: does not parse"
+    DNS_UNSENT = "dns: answer could not be sent"
+    DNS_CONNECTIONS = "dns: too many TCP connections"
+
 
 class DropCounter(Counter[Drop]):
     """Counts drops by name; a missing name counts zero."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ntmpatch.base.addresses import IPAddress, IPNetwork
 
 MAX_UDP_SIZE = 1232
-"""Bytes of an answer over UDP with EDNS: what passes everywhere unfragmented (DNS flag day 2020)."""
+"""Bytes of an answer over UDP with EDNS: passes everywhere unfragmented (DNS flag day 2020)."""
 PLAIN_UDP_SIZE = 512
 MAX_TCP_SIZE = 65535
 HEADER_SIZE = 12
