@@ -221,7 +221,7 @@ def test_signals_reach_the_program_and_its_status_comes_back(lab: Lab) -> None:
     assert program.wait() == 7
 
 
-@pytest.mark.usefixtures("_lab_is_possible")
+@pytest.mark.usefixtures("lab_is_possible")
 @pytest.mark.parametrize("how", ["close", "killed"])
 def test_nothing_of_a_lab_survives_it(how: str) -> None:
     """Daemons that left their session die with the lab, even if its maker is killed at once."""
