@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from ntmpatch.base.errors import NtmpatchError, UnavailableError
 from ntmpatch.wire import local
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 R = TypeVar("R", bound=local.Record)
 
@@ -27,12 +24,12 @@ class NodeControl:
     if it belongs to another user.
     """
 
-    def __init__(self, path: Path, *, timeout: float = ANSWER_TIMEOUT) -> None:
+    def __init__(self, path: str, *, timeout: float = ANSWER_TIMEOUT) -> None:
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(timeout)
         try:
-            self._socket.connect(os.fspath(path))
+            self._socket.connect(path)
             self.welcome = self.ask(local.Hello(local.VERSION, os.getpid()), local.Welcome)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             self.close()

@@ -21,15 +21,13 @@ from ntmpatch.cli.options import (
     STATE_VARIABLE,
     TOKEN_VARIABLE,
     config_option,
-    load_node_options,
-    read_token,
     state_option,
 )
 from ntmpatch.cli.target import resolve_target
+from ntmpatch.runtime.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from ntmpatch.cli.target import Target
 
@@ -104,29 +102,20 @@ def identity_environment(
 
     Raises ConfigError, RefusedError and UnavailableError.
     """
-    options = load_node_options(config=config, state=state, token=token)
-    if not options.is_static and not has_identity(options.state_path):
-        if options.token is None:
+    settings = load_settings(token=token, config=config, state=state)
+    if not settings.has_identity:
+        if settings.token is None:
             raise ConfigError(
-                f"{options.state_path} holds no identity: give --token, as made by"
+                f"{settings.state.path} holds no identity: give --token, as made by"
                 " 'ntmpatch account add FQDN'"
             )
         from ntmpatch.runtime.enrol import enrol  # noqa: PLC0415 (only where it is needed)
 
-        enrol(read_token(options.token), options.state_path, ENROLMENT_TIMEOUT)
-    variables = {STATE_VARIABLE: str(options.state_path)}
-    if options.config_path is not None:
-        variables[CONFIG_VARIABLE] = str(options.config_path)
+        enrol(settings.token, settings.state, ENROLMENT_TIMEOUT)
+    variables = {STATE_VARIABLE: os.path.abspath(settings.state.path)}
+    if settings.config_path is not None:
+        variables[CONFIG_VARIABLE] = os.path.abspath(settings.config_path)
     return variables
-
-
-def has_identity(state_path: Path) -> bool:
-    """Whether an enrolment left an identity there; ConfigError if others can read it."""
-    from ntmpatch.runtime.state import ENROLMENT, StateDirectory  # noqa: PLC0415 (as above)
-
-    if not state_path.exists():
-        return False
-    return StateDirectory(state_path, create=False).read(ENROLMENT) is not None
 
 
 def execute(target: Target, environment: Mapping[str, str]) -> None:

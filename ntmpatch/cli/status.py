@@ -9,8 +9,8 @@ import msgspec
 
 from ntmpatch.cli.console import print_facts, print_json
 from ntmpatch.cli.control import NodeControl
-from ntmpatch.cli.options import config_option, json_option, load_node_options, state_option
-from ntmpatch.runtime.state import CONTROL_SOCKET
+from ntmpatch.cli.options import config_option, json_option, state_option
+from ntmpatch.runtime.settings import load_settings
 from ntmpatch.wire import local
 
 
@@ -23,8 +23,8 @@ def status(config: str | None, state: str | None, as_json: bool) -> None:
 
     The node is the one with this state directory, whichever process it lives in.
     """
-    options = load_node_options(config=config, state=state)
-    with NodeControl(options.state_path / CONTROL_SOCKET) as node:
+    settings = load_settings(config=config, state=state)
+    with NodeControl(settings.control_path) as node:
         facts: dict[str, Any] = msgspec.json.decode(node.ask(local.Status(), local.Report).json)
     if as_json:
         print_json(facts)

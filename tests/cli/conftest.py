@@ -9,6 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+PRIVATE_KEY = "4Gjc8Ml0rsa6yYlZ1nP2hMBo2cYwhfY0Xw3mQ0PzFUU="
 PEER_KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 
@@ -16,8 +17,10 @@ PEER_KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 def static_identity(tmp_path: Path) -> list[str]:
     """Options of a node whose one peer is in its configuration: it needs no server to run."""
     config = tmp_path / "node.toml"
+    (tmp_path / "node.key").write_text(PRIVATE_KEY)
     config.write_text(
-        '[node]\nname = "here.home.example"\naddresses = ["198.18.0.1"]\n'
+        f'[node]\nprivate_key_file = "{tmp_path / "node.key"}"\n'
+        'name = "here.home.example"\naddresses = ["198.18.0.1"]\n'
         f'[[peer]]\nname = "there.home.example"\npublic_key = "{PEER_KEY}"\n'
         'addresses = ["198.18.0.2"]\n'
     )

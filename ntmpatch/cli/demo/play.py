@@ -214,8 +214,8 @@ class Demo:
     def _token_path(self, name: str) -> Path:
         return self._directory / f"{name}.token"
 
-    def _control_path(self, name: str) -> Path:
-        return self._directory / name / "control.sock"
+    def _control_path(self, name: str) -> str:
+        return str(self._directory / name / "control.sock")
 
     def _wait_for_node(self, process: str, name: str) -> None:
         """Until the node has its virtual address, which its registration gives it."""
