@@ -129,7 +129,8 @@ class MemoryDirectionStore:
         return next(found, None)
 
     def nodes(self) -> list[NodeRecord]:
-        return list(self.records.values())
+        return [record for record in self.records.values() if record.local_endpoints]
 
     def remove_location(self, fqdn: str) -> None:
-        self.records.pop(fqdn, None)
+        record = self.records[fqdn]
+        self.records[fqdn] = replace(record, seen_endpoint=None, local_endpoints=())

@@ -19,7 +19,7 @@ from ntmpatch.signalling.effects import Failed
 from ntmpatch.signalling.errors import Refused, Silent
 from ntmpatch.signalling.figures import DirectionSteps, steps_of
 from ntmpatch.signalling.party import Reply
-from ntmpatch.signalling.process import Event, Process, ask, wait
+from ntmpatch.signalling.process import Event, Process, ask, wait, work
 from ntmpatch.wire.control_messages import (
     Ack,
     Address,
@@ -274,13 +274,16 @@ class Director:
         self._keys.accept(request.peer, SharedKey(message.key_id, message.key, expires_at))
         return Ack()
 
-    def _inform(self, message: InformationRequest, _: Request) -> InformationResponse:
+    def _inform(self, message: InformationRequest, _: Request) -> Process[InformationResponse]:
         """Fig. 3 (6) → (7)."""
         party = self._party
         party.verify(message.asking_certificate, role="node")
         node = party.locations.named(message.fqdn)
         if node is None:
-            raise Refused(RefusalCode.UNKNOWN_NAME, f"{message.fqdn} is not known here")
+            known = yield from work(lambda: party.store.node_named(message.fqdn), "look-up")
+            if known is None:
+                raise Refused(RefusalCode.UNKNOWN_NAME, f"{message.fqdn} is not known here")
+            raise Refused(RefusalCode.UNREACHABLE, f"{message.fqdn} has left")
         record = node.record
         reach = node.reach(party.sources.get(node.public_key))
         seen = party.sources.get(node.public_key) or record.seen_endpoint
