@@ -5,15 +5,18 @@ from __future__ import annotations
 import _socket
 import array
 import errno
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ntmpatch.patch import classes, node, table, turning, waiting
 from ntmpatch.patch.addressing import format_address
 from ntmpatch.patch.classes import register_mixin
+from ntmpatch.patch.kinds import Kind
 from ntmpatch.patch.stream import BoundSocket
-from ntmpatch.patch.table import Kind, State
 from ntmpatch.patch.virtual import refuse, state_of
 from ntmpatch.wire import local
+
+if TYPE_CHECKING:
+    from ntmpatch.patch.table import State
 
 _RIGHTS_SIZE = _socket.CMSG_SPACE(array.array("i").itemsize)
 

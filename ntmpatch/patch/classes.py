@@ -11,7 +11,7 @@ import _socket
 import sys
 from typing import Any
 
-from ntmpatch.patch.table import Kind
+from ntmpatch.patch.kinds import Kind
 
 _mixins: dict[Kind, type] = {}
 _inner_mixins: list[type] = []

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from ntmpatch.patch import node, turning, waiting
 from ntmpatch.patch.addressing import WILDCARDS, Packed, format_address
 from ntmpatch.patch.classes import register_mixin
-from ntmpatch.patch.table import Kind, State
+from ntmpatch.patch.kinds import Kind
 from ntmpatch.patch.virtual import VirtualSocket, refuse, state_of
 from ntmpatch.wire.local import DATAGRAM_SIZE, pack_datagram, unpack_datagram
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from ntmpatch.patch.table import State
 
 _MAX_PAYLOAD_SIZES = {4: 65535 - 20 - 8, 16: 65535 - 8}
 """By address size: the largest payload of UDP over IPv4 and IPv6 (RFC 768, 791, 8200)."""

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import _socket
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ntmpatch.patch import classes, node, table, turning
-from ntmpatch.patch.table import Kind, State
+from ntmpatch.patch.kinds import Kind
+
+if TYPE_CHECKING:
+    from ntmpatch.patch.table import State
 
 
 def reduce_socket(socket: Any, state: State) -> tuple[Any, ...]:

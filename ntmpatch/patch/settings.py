@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ntmpatch.base.errors import ConfigError
 
@@ -34,8 +33,7 @@ class EmbeddedNode(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """Where this process's node is, and which names and addresses are its."""
 
     control_path: str = ""

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ntmpatch.patch import node, turning, waiting
 from ntmpatch.patch.addressing import format_address
 from ntmpatch.patch.classes import register_mixin
-from ntmpatch.patch.table import Kind, State
+from ntmpatch.patch.kinds import Kind
 from ntmpatch.patch.virtual import VirtualSocket, refuse, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from ntmpatch.patch.table import State
 
 
 class StreamSocket(VirtualSocket):

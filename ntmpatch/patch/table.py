@@ -12,30 +12,16 @@ import os
 import stat
 import weakref
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from ntmpatch.patch import node
 from ntmpatch.patch.addressing import wildcard_of
+from ntmpatch.patch.kinds import Kind
 
 if TYPE_CHECKING:
     from ntmpatch.patch.addressing import Packed
     from ntmpatch.patch.options import OptionKey, OptionValue
     from ntmpatch.wire.local import Facts
-
-
-class Kind(Enum):
-    """What a virtual socket is at present; each kind has its class."""
-
-    BOUND = "bound"
-    """TCP, bound to a virtual address."""
-    CONNECTING = "connecting"
-    STREAM = "stream"
-    LISTENER = "listener"
-    DATAGRAM = "datagram"
-    """UDP without a peer: records have address headers."""
-    CONNECTED = "connected"
-    """UDP with a peer: records are payloads."""
 
 
 @dataclass(eq=False)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from ntmpatch.patch import classes, node, options, table, waiting
 from ntmpatch.patch.addressing import WILDCARDS, Packed, pack_host, wildcard_of
-from ntmpatch.patch.table import Kind, State
+from ntmpatch.patch.kinds import Kind
+from ntmpatch.patch.table import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ntmpatch.patch import classes, node, options, table, turning, waiting
 from ntmpatch.patch.addressing import format_address
-from ntmpatch.patch.table import Kind, State
+from ntmpatch.patch.kinds import Kind
 
 if TYPE_CHECKING:
     from socket import socket as _Base  # noqa: N812  # stands for a class
+
+    from ntmpatch.patch.table import State
 else:
     _Base = object  # the class it is put above is known only when it is patched
 

@@ -95,6 +95,8 @@ class Door:
         self._listener: _socket.socket | None = None
         self._accepting: Any = None
         self._connections: dict[_socket.socket, Any] = {}
+        self._arriving: set[_socket.socket] = set()
+        self._closed = False
         self._hangups = Hangups(self._loop)
         self._ids = itertools.count(1)
         self.sockets = VirtualSockets(
@@ -142,8 +144,18 @@ class Door:
         """Connect from this process, from any thread: the program's end of a control connection."""
         near, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         own(far)
+        self._arriving.add(far)
         self._service.post(self._adopt, far)
+        if self._closed:
+            # Nobody may be left to adopt it; whoever asks then sees it closed.
+            self._turn_away()
         return near.detach()
+
+    def _turn_away(self) -> None:
+        while self._arriving:
+            far = self._arriving.pop()
+            disown(far)
+            far.close()
 
     def finish(self) -> None:
         """Admit nobody new, and take what the programs have written, before the end."""
@@ -161,11 +173,11 @@ class Door:
                 os.unlink(self._path)
 
     def close(self) -> None:
-        """Close every control connection and every virtual socket."""
+        """Close every control connection and every virtual socket; in a greenlet, as it waits."""
         self._stop_accepting()
-        for connection, greenlet in list(self._connections.items()):
-            greenlet.kill(block=False)
-            disown(connection)
+        self._closed = True
+        self._turn_away()
+        gevent.killall(list(self._connections.values()), timeout=1.0)
         self.sockets.close()
         self._hangups.close()
 
@@ -181,6 +193,11 @@ class Door:
                 self._adopt(connection)
 
     def _adopt(self, connection: _socket.socket) -> None:
+        self._arriving.discard(connection)
+        if self._closed or connection.fileno() < 0:
+            disown(connection)
+            connection.close()
+            return
         connection.setblocking(False)
         self._connections[connection] = gevent.spawn(self._serve, connection)
 

@@ -141,3 +141,13 @@ def test_reservation_lives_as_long_as_its_descriptor(program):
     assert isinstance(answer, local.Bound)
     other.close()
     other_far.close()
+
+
+def test_nobody_waits_for_a_node_that_has_ended(nodes):
+    idle = Program(nodes.doors["a"].attach())
+    idle.ask(local.Hello(local.VERSION, 1))
+    nodes.stop()
+    late = Program(nodes.doors["a"].attach())
+    assert idle.connection.recv(1) == late.connection.recv(1) == b""
+    assert not nodes.doors["a"]._connections
+    nodes.stop = lambda: None
