@@ -35,6 +35,15 @@ REJECT_AFTER_MESSAGES = (1 << 64) - (1 << 13) - 1
 MAX_STAGED = 128
 """Packets that wait for a handshake, per peer (wireguard-go: 1024; ours are mostly SYNs)."""
 
+MAX_CALLS = 6
+"""Initiations of ours to one peer that may still be answered (ours: first retries and one more)."""
+
+MAX_UNCONFIRMED = 6
+"""Sessions we offered one peer as responder and have not heard used: as many as it may call."""
+
+MAX_RETIRED = 3
+"""Sessions before the current one that still receive (WireGuard has one: ours may be repeated)."""
+
 MAX_HELD = 4
 """Initiations of keys that a route direction has yet to name (ours; Fig. 3 (15) and (17))."""
 

@@ -6,6 +6,7 @@ that it can receive there.
 
 from __future__ import annotations
 
+from collections import deque
 from hmac import compare_digest
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from ntmpatch.crypto.primitives import InvalidTag, hash_, keyed_mac
 from ntmpatch.crypto.xchacha import NONCE_SIZE, xopen, xseal
 from ntmpatch.packet.tunnel.constants import (
     LOAD_RATE,
+    MAX_CALLS,
     MAX_SOURCES,
     SOURCE_BURST,
     SOURCE_RATE,
@@ -103,7 +105,7 @@ class CookieChecker:
 class CookieHolder:
     """What a sender of handshakes adds to them: mac1 always, mac2 while it has a cookie."""
 
-    __slots__ = ("_cookie", "_cookie_at", "_cookie_key", "_last_mac1", "_lifetime", "_mac1_key")
+    __slots__ = ("_cookie", "_cookie_at", "_cookie_key", "_lifetime", "_mac1_key", "_recent_mac1s")
 
     def __init__(self, remote_public_key: bytes, *, lifetime: float) -> None:
         self._mac1_key = hash_(_LABEL_MAC1, remote_public_key)
@@ -111,23 +113,24 @@ class CookieHolder:
         self._lifetime = lifetime
         self._cookie: bytes | None = None
         self._cookie_at = 0.0
-        self._last_mac1 = b""
+        self._recent_mac1s: deque[bytes] = deque(maxlen=MAX_CALLS)
 
-    def stamp(self, message: bytearray, now: float) -> bytes:
-        """Fill in both MACs at the end of a handshake message."""
-        view = memoryview(message)
-        mac1 = keyed_mac(self._mac1_key, view[: -2 * MAC_SIZE])
-        view[-2 * MAC_SIZE : -MAC_SIZE] = mac1
-        self._last_mac1 = mac1
-        if self._cookie is not None and now - self._cookie_at < self._lifetime:
-            view[-MAC_SIZE:] = keyed_mac(self._cookie, view[:-MAC_SIZE])
-        return bytes(message)
+    def stamp(self, message: bytes, now: float) -> bytes:
+        """A handshake message with both MACs at its end filled in."""
+        body = message[: -2 * MAC_SIZE]
+        mac1 = keyed_mac(self._mac1_key, body)
+        self._recent_mac1s.append(mac1)
+        if self._cookie is None or now - self._cookie_at >= self._lifetime:
+            return body + mac1 + bytes(MAC_SIZE)
+        return body + mac1 + keyed_mac(self._cookie, body + mac1)
 
     def accept(self, nonce: bytes, sealed: bytes, now: float) -> bool:
-        """Take a cookie reply; False if it does not answer our last handshake message."""
-        try:
-            self._cookie = xopen(self._cookie_key, nonce, sealed, self._last_mac1)
-        except InvalidTag:
-            return False
-        self._cookie_at = now
-        return True
+        """Take a cookie reply; False if it does not answer a recent handshake message of ours."""
+        for mac1 in reversed(self._recent_mac1s):
+            try:
+                self._cookie = xopen(self._cookie_key, nonce, sealed, mac1)
+            except InvalidTag:
+                continue
+            self._cookie_at = now
+            return True
+        return False

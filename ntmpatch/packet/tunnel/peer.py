@@ -1,8 +1,10 @@
 """A peer: its sessions, its handshake, and the timers that keep both fresh.
 
-The sessions are three, as the WireGuard paper has them (section 6.3): the current one; the one
-before, whose packets may still be under way; and the next one, which the responder made and may
-only use once the initiator has shown, by sending with it, that it has it as well.
+The WireGuard paper has three sessions (section 6.3): the current one; the one before, whose packets
+may still be under way; and the next one, which the responder made and may only use once the
+initiator has shown, by sending with it, that it has it as well. Here the last two are short lists,
+because a handshake may be tried again within a round trip (``first_retries``): whichever of the
+answers arrives, its session works.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ntmpatch.base.drops import Drop
 from ntmpatch.crypto.noise import Initiator
-from ntmpatch.packet.tunnel.constants import MAX_STAGED
+from ntmpatch.packet.tunnel.constants import MAX_CALLS, MAX_RETIRED, MAX_STAGED, MAX_UNCONFIRMED
 from ntmpatch.packet.tunnel.cookie import CookieHolder
+from ntmpatch.packet.tunnel.events import EndpointChanged, Established, Expired
 from ntmpatch.wire.wireguard import INITIATION, INITIATION_LAYOUT, MIN_DATA_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ntmpatch.crypto.noise import SessionKeys
     from ntmpatch.packet.tunnel.session import Session
     from ntmpatch.packet.tunnel.tunnel import Tunnel
 
@@ -38,6 +42,8 @@ class Alarm(enum.IntEnum):
     ERASE = 5
     HELD = 6
     """An initiation was kept for this peer and can be answered now."""
+    FORGET_CALLS = 7
+    """Initiations that were repeated, and have been answered since."""
 
 
 class Peer(Generic[E]):
@@ -62,23 +68,37 @@ class Peer(Generic[E]):
         self.first_retries = tuple(first_retries)
         self.cookies = CookieHolder(public_key, lifetime=tunnel.times.cookie_lifetime)
         self.current: Session | None = None
-        self.previous: Session | None = None
-        self.next: Session | None = None
-        self.handshake: Initiator | None = None
-        self.handshake_index = 0
         self.last_timestamp = b""
         """Of the newest initiation accepted: an older one is a replay."""
         self.last_initiation_at = float("-inf")
         self.last_handshake_at: float | None = None
-        self.tx_bytes = 0
         self.rx_bytes = 0
-        self._staged: deque[bytes] = deque()
-        self._attempt_ends_at = 0.0
+        """Bytes of authentic datagrams."""
+        self._retired: deque[Session] = deque()
+        """Sessions before the current one: they receive only. Newest last."""
+        self._unconfirmed: deque[Session] = deque()
+        """Sessions that we made as responder and have not heard used yet. Newest last."""
+        self._calls: dict[int, Initiator] = {}
+        """Our initiations that may still be answered, by receiver index. Newest last."""
+        self._is_calling = False
+        self._call_ends_at = 0.0
         self._attempts = 0
+        self._staged: deque[bytes] = deque()
+        self._tx_bytes = 0
         self._persistent_keepalive_interval = persistent_keepalive_interval
 
     def __repr__(self) -> str:
         return f"<Peer {self.public_key[:4].hex()} at {self.endpoint}>"
+
+    @property
+    def next(self) -> Session | None:
+        """The newest session that we made as responder and have not heard used yet."""
+        return self._unconfirmed[-1] if self._unconfirmed else None
+
+    @property
+    def tx_bytes(self) -> int:
+        """Bytes of all datagrams made for the peer, the data path's included."""
+        return self._tx_bytes + sum(session.sealed_size for session in self._sessions())
 
     @property
     def persistent_keepalive_interval(self) -> float | None:
@@ -99,8 +119,8 @@ class Peer(Generic[E]):
         if session is None or now >= session.reject_at or session.is_exhausted:
             self.initiate(now)
             return None
-        if session.initiator and (
-            now - session.created_at >= self._tunnel.times.rekey_after_time or session.is_worn
+        if session.is_worn or (
+            session.initiator and now - session.created_at >= self._tunnel.times.rekey_after_time
         ):
             self.initiate(now)
         return session
@@ -108,24 +128,12 @@ class Peer(Generic[E]):
     def send(self, plaintext: bytes, now: float) -> None:
         """Seal one inner packet and queue it, or keep it until there is a session."""
         session = self.session(now)
-        if session is None or self.endpoint is None:
-            if len(self._staged) >= MAX_STAGED:
-                self._staged.popleft()
-                self._tunnel.drops.drop(Drop.TUNNEL_STAGED_OVERFLOW)
-            self._staged.append(plaintext)
-            return
-        self._seal(session, plaintext)
-        self.note_sent(now)
-
-    def _seal(self, session: Session, plaintext: bytes) -> None:
-        out = bytearray(MIN_DATA_SIZE + len(plaintext) + 15)
-        size = session.seal(plaintext, memoryview(out))
-        self._transmit(bytes(out[:size]))
-
-    def _transmit(self, message: bytes) -> None:
-        if self.endpoint is not None:
-            self.tx_bytes += len(message)
-            self._tunnel.transmit(self.endpoint, message)
+        if len(self._staged) >= MAX_STAGED:
+            self._staged.popleft()
+            self._tunnel.drops.drop(Drop.TUNNEL_STAGED_OVERFLOW)
+        self._staged.append(plaintext)
+        if session is not None and self.endpoint is not None:
+            self._send_staged(session, now)
 
     def note_sent(self, now: float) -> None:
         """Data was sealed and sent: an answer is expected, and a keep-alive is not needed."""
@@ -144,6 +152,17 @@ class Peer(Generic[E]):
             self._seal(session, b"")
             self._spoke(now)
 
+    def _send_staged(self, session: Session, now: float) -> None:
+        while self._staged:
+            self._seal(session, self._staged.popleft())
+        self.note_sent(now)
+
+    def _seal(self, session: Session, plaintext: bytes) -> None:
+        if self.endpoint is not None:
+            out = bytearray(MIN_DATA_SIZE + len(plaintext) + 15)
+            size = session.seal(plaintext, memoryview(out))
+            self._tunnel.transmit(self.endpoint, bytes(out[:size]))
+
     def _spoke(self, now: float) -> None:
         timers = self._tunnel.timers
         timers.cancel((self, Alarm.KEEPALIVE))
@@ -152,42 +171,72 @@ class Peer(Generic[E]):
                 (self, Alarm.PERSISTENT_KEEPALIVE), now + self._persistent_keepalive_interval
             )
 
-    # --- handshake ---------------------------------------------------------------------
+    # --- handshake, as initiator ---------------------------------------------------------
 
     def initiate(self, now: float) -> None:
         """Begin a handshake, unless one is under way or nobody knows where the peer is."""
-        if self.endpoint is None or self.handshake is not None:
+        if self.endpoint is None or self._is_calling:
             return
-        self._attempt_ends_at = now + self._tunnel.times.rekey_attempt_time
-        self._attempts = 0
-        self._send_initiation(now)
+        times = self._tunnel.times
+        answered = self.next
+        if answered is not None and now - answered.created_at < times.rekey_timeout:
+            # The peer calls, and we have just answered: it confirms, or we call in our turn.
+            timers = self._tunnel.timers
+            if timers.due_at((self, Alarm.NEW_HANDSHAKE)) is None:
+                timers.arm((self, Alarm.NEW_HANDSHAKE), answered.created_at + times.rekey_timeout)
+            return
+        self._call(now)
 
     def restart_handshake(self, now: float) -> None:
         """Begin anew, whatever is under way: the peer has moved, or another secret is agreed."""
         self.abandon_handshake()
-        self.initiate(now)
+        if self.endpoint is not None:
+            self._call(now)
 
     def abandon_handshake(self) -> None:
         """Forget the handshake that is under way."""
-        if self.handshake is not None:
-            self._tunnel.release_handshake(self.handshake_index)
-            self.handshake = None
+        self._is_calling = False
         self._tunnel.timers.cancel((self, Alarm.RETRY_HANDSHAKE))
+        self._forget_calls()
+
+    def answered(
+        self, index: int, ephemeral: bytes, sealed_empty: bytes, now: float
+    ) -> SessionKeys:
+        """The keys of the session that a response to our initiation ``index`` makes.
+
+        InvalidTag or ValueError if it is no such response; it may still come then.
+        """
+        keys = self._calls[index].finish(ephemeral, sealed_empty, self.preshared_key)
+        self._is_calling = False
+        timers = self._tunnel.timers
+        timers.cancel((self, Alarm.RETRY_HANDSHAKE))
+        # What we sent since may be answered as well, and the responder then uses the newest.
+        for earlier in list(self._calls):
+            self._forget_call(earlier)
+            if earlier == index:
+                break
+        if self._calls:
+            timers.arm((self, Alarm.FORGET_CALLS), now + self._tunnel.times.rekey_timeout)
+        return keys
+
+    def _call(self, now: float) -> None:
+        self._is_calling = True
+        self._call_ends_at = now + self._tunnel.times.rekey_attempt_time
+        self._attempts = 0
+        self._send_initiation(now)
 
     def _send_initiation(self, now: float) -> None:
         tunnel = self._tunnel
-        if self.handshake is not None:
-            tunnel.release_handshake(self.handshake_index)
-        self.handshake = Initiator(
-            tunnel.static, self.public_key, tunnel.entropy(32), tunnel.next_timestamp()
+        while len(self._calls) >= MAX_CALLS:
+            self._forget_call(next(iter(self._calls)))
+        call = Initiator(
+            tunnel.static, self.public_key, tunnel.entropy(32), tunnel.timestamps.next()
         )
-        self.handshake_index = tunnel.new_handshake_index(self)
-        message = bytearray(
-            INITIATION_LAYOUT.pack(
-                INITIATION, self.handshake_index, *self.handshake.message_parts, b"", b""
-            )
-        )
-        self._transmit(self.cookies.stamp(message, now))
+        index = tunnel.new_handshake_index(self)
+        self._calls[index] = call
+        message = INITIATION_LAYOUT.pack(INITIATION, index, *call.message_parts, b"", b"")
+        if self.endpoint is not None:
+            self.transmit_handshake(self.endpoint, message, now)
         times = tunnel.times
         if self._attempts < len(self.first_retries):
             interval = self.first_retries[self._attempts] * (0.75 + 0.5 * tunnel.rng.random())
@@ -197,66 +246,122 @@ class Peer(Generic[E]):
         tunnel.timers.arm((self, Alarm.RETRY_HANDSHAKE), now + interval)
         self._spoke(now)
 
+    def transmit_handshake(self, endpoint: E, message: bytes, now: float) -> None:
+        """Add the MACs to an initiation or response and queue it."""
+        stamped = self.cookies.stamp(message, now)
+        self._tx_bytes += len(stamped)
+        self._tunnel.transmit(endpoint, stamped)
+
+    def _forget_calls(self) -> None:
+        for index in list(self._calls):
+            self._forget_call(index)
+        self._tunnel.timers.cancel((self, Alarm.FORGET_CALLS))
+
+    def _forget_call(self, index: int) -> None:
+        del self._calls[index]
+        self._tunnel.release_handshake(index)
+
+    # --- sessions ------------------------------------------------------------------------
+
+    def offer(self, session: Session) -> None:
+        """``session`` is ours as responder: unconfirmed until a packet of it arrives."""
+        if len(self._unconfirmed) >= MAX_UNCONFIRMED:
+            self._tunnel.release_session(self._unconfirmed.popleft())
+        self._unconfirmed.append(session)
+
     def established(self, session: Session, now: float) -> None:
-        """``session`` is confirmed: it becomes the current one, and what waited is sent."""
-        if session is self.next:
-            self.next = None
-        self._tunnel.release_session(self.previous)
-        self.previous = self.current
+        """``session`` is ours as initiator: it is the current one from now on.
+
+        Where both ends called at once each prefers its own session, and the other's only receives:
+        so each is initiator of what it sends with, and renews it in time.
+        """
+        while self._unconfirmed:
+            self._retire(self._unconfirmed.popleft())
+        self._begin(session, now)
+        if self._staged:
+            self._send_staged(session, now)
+        else:
+            # The responder may not send before it has heard us use the session.
+            self.keepalive(now)
+
+    def _confirm(self, session: Session, now: float) -> None:
+        while (earlier := self._unconfirmed.popleft()) is not session:
+            self._retire(earlier)
+        self._begin(session, now)
+        if self._staged:
+            self._send_staged(session, now)
+
+    def _begin(self, session: Session, now: float) -> None:
+        if self.current is not None:
+            self._retire(self.current)
         self.current = session
         self.last_handshake_at = now
         self._tunnel.timers.arm(
             (self, Alarm.ERASE), now + 3.0 * self._tunnel.times.reject_after_time
         )
-        had_staged = bool(self._staged)
-        while self._staged:
-            self._seal(session, self._staged.popleft())
-        if had_staged:
-            self.note_sent(now)
-        elif session.initiator:
-            # The responder may not send before it has heard us use the session.
-            self.keepalive(now)
+        self._tunnel.report(Established(self, session.initiator))
 
-    def offer(self, session: Session) -> None:
-        """``session`` is ours as responder: unconfirmed until a packet of it arrives."""
-        self._tunnel.release_session(self.next)
-        self._tunnel.release_session(self.previous)
-        self.previous = None
-        self.next = session
+    def _sessions(self) -> list[Session]:
+        current = [self.current] if self.current is not None else []
+        return [*self._retired, *self._unconfirmed, *current]
 
-    # --- receiving ---------------------------------------------------------------------
+    def _retire(self, session: Session) -> None:
+        if len(self._retired) >= MAX_RETIRED:
+            self._release(self._retired.popleft())
+        self._retired.append(session)
 
-    def heard(self, source: E, size: int, now: float, *, data: bool, newest: bool) -> None:
-        """Authenticated packets of ``size`` bytes came from ``source``; ``data``: not all empty.
+    def _release(self, session: Session) -> None:
+        self._tx_bytes += session.sealed_size
+        self._tunnel.release_session(session)
 
-        ``newest``: none of them was overtaken, so the peer is now where they came from.
+    # --- receiving -----------------------------------------------------------------------
+
+    def heard_data(
+        self, session: Session, source: E, size: int, now: float, *, has_packets: bool, newest: bool
+    ) -> None:
+        """Authentic data messages of ``session``, ``size`` bytes together, came from ``source``.
+
+        ``has_packets``: not all were empty. ``newest``: not all were overtaken on their way.
         """
+        if session is not self.current:
+            if session in self._unconfirmed:
+                # It shows that the initiator has the session: so may we use it.
+                self._confirm(session, now)
+            else:
+                newest = False  # packets of a session before are late by nature
+        if newest:
+            self.roam(source)
+        self.heard(size, now)
+        times = self._tunnel.times
+        timers = self._tunnel.timers
+        if has_packets and timers.due_at((self, Alarm.KEEPALIVE)) is None:
+            timers.arm((self, Alarm.KEEPALIVE), now + times.keepalive_timeout)
+        if (
+            session.initiator
+            and session is self.current
+            and now >= session.reject_at - times.keepalive_timeout - times.rekey_timeout
+        ):
+            # Receiving only, the session would die under the far end's data (section 6.2).
+            self.initiate(now)
+
+    def heard(self, size: int, now: float) -> None:
+        """Something authentic came: the peer lives."""
         self.rx_bytes += size
         timers = self._tunnel.timers
         timers.cancel((self, Alarm.NEW_HANDSHAKE))
-        if newest and source != self.endpoint and (self.roams or self.endpoint is None):
-            self._tunnel.moved(self, source)
-        if data and timers.due_at((self, Alarm.KEEPALIVE)) is None:
-            timers.arm((self, Alarm.KEEPALIVE), now + self._tunnel.times.keepalive_timeout)
-        if (
-            self._persistent_keepalive_interval is not None
-            and timers.due_at((self, Alarm.PERSISTENT_KEEPALIVE)) is None
-        ):
-            timers.arm(
-                (self, Alarm.PERSISTENT_KEEPALIVE), now + self._persistent_keepalive_interval
-            )
-        session = self.current
-        times = self._tunnel.times
-        if (
-            session is not None
-            and session.initiator
-            and now - session.created_at
-            >= times.reject_after_time - times.keepalive_timeout - times.rekey_timeout
-        ):
-            # Receiving only, the session would die under the far end's data.
-            self.initiate(now)
+        interval = self._persistent_keepalive_interval
+        if interval is not None and timers.due_at((self, Alarm.PERSISTENT_KEEPALIVE)) is None:
+            timers.arm((self, Alarm.PERSISTENT_KEEPALIVE), now + interval)
 
-    # --- timers ------------------------------------------------------------------------
+    def roam(self, source: E) -> None:
+        """The peer is at ``source`` now, unless its endpoint is held fast."""
+        old = self.endpoint
+        if source != old and (self.roams or old is None):
+            self.endpoint = source
+            if old is not None:
+                self._tunnel.report(EndpointChanged(self, old, source))
+
+    # --- timers --------------------------------------------------------------------------
 
     def ring(self, alarm: Alarm, now: float) -> None:
         """One of this peer's instants has come."""
@@ -270,32 +375,35 @@ class Peer(Generic[E]):
                 if alarm is Alarm.PERSISTENT_KEEPALIVE:
                     self._spoke(now)
             case Alarm.ERASE:
-                self.erase()
+                self._erase_sessions()
             case Alarm.HELD:
                 self._tunnel.answer_held(self, now)
+            case Alarm.FORGET_CALLS:
+                if not self._is_calling:
+                    self._forget_calls()
 
     def _retry(self, now: float) -> None:
-        if self.handshake is None:
-            return
-        if now < self._attempt_ends_at:
+        if now < self._call_ends_at:
             self._send_initiation(now)
             return
         self.abandon_handshake()
         if self._staged:
             self._tunnel.drops.drop(Drop.TUNNEL_PEER_SILENT, len(self._staged))
             self._staged.clear()
-        self._tunnel.gave_up(self)
+        self._tunnel.report(Expired(self))
 
-    def erase(self) -> None:
+    def _erase_sessions(self) -> None:
         """Forget all keys of all sessions."""
-        for session in (self.current, self.previous, self.next):
-            self._tunnel.release_session(session)
-        self.current = self.previous = self.next = None
-        self.abandon_handshake()
+        for session in self._sessions():
+            self._release(session)
+        self._retired.clear()
+        self._unconfirmed.clear()
+        self.current = None
 
     def close(self) -> None:
         """The peer is removed: no keys, no timers, nothing staged."""
-        self.erase()
+        self._erase_sessions()
+        self.abandon_handshake()
         self._staged.clear()
         for alarm in Alarm:
             self._tunnel.timers.cancel((self, alarm))

@@ -1,39 +1,47 @@
-"""The replay window: each counter once, and none that is too old (RFC 6479)."""
+"""The replay window: each counter once, and none that is too old (RFC 6479's aim)."""
 
 from __future__ import annotations
 
-_WORD_BITS = 64
-_WORDS = 128
-WINDOW = (_WORDS - 1) * _WORD_BITS
-"""8128 counters, as WireGuard has it."""
+WINDOW = 8128
+"""How far behind the newest a counter may be, as WireGuard has it."""
+
+_SWEEP_SIZE = 64
 
 
 class ReplayWindow:
-    """Told of a counter only after its packet was authenticated."""
+    """Told of a counter only after its packet was authenticated.
 
-    __slots__ = ("_words", "highest")
+    Packets come in order nearly always, so what is kept is not which came but which are missing:
+    nothing at all while none is. ``newest + 1 == counter`` may be settled by the caller, who sets
+    ``newest``; every other counter is for ``accept``.
+    """
+
+    __slots__ = ("_missing", "_sweep_at_size", "newest")
 
     def __init__(self) -> None:
-        self.highest = -1
-        self._words = [0] * _WORDS
+        self.newest = -1
+        self._missing: set[int] = set()
+        self._sweep_at_size = _SWEEP_SIZE
 
     def accept(self, counter: int) -> bool:
         """Whether ``counter`` is new; it is not the next time."""
-        highest = self.highest
-        block = counter >> 6
-        words = self._words
-        if counter > highest:
-            top = highest >> 6 if highest >= 0 else -1
-            if block != top:
-                for index in range(max(top + 1, block - _WORDS + 1), block + 1):
-                    words[index & 127] = 0
-            self.highest = counter
-        elif counter + WINDOW < highest:
+        newest = self.newest
+        if counter > newest:
+            self.newest = counter
+            if counter > newest + 1:
+                self._note_missing(max(newest + 1, counter - WINDOW), counter)
+            return True
+        if counter + WINDOW < newest or counter not in self._missing:
             return False
-        bit = 1 << (counter & 63)
-        index = block & 127
-        word = words[index]
-        if word & bit:
-            return False
-        words[index] = word | bit
+        self._missing.remove(counter)
         return True
+
+    def _note_missing(self, first: int, counter: int) -> None:
+        missing = self._missing
+        missing.update(range(first, counter))
+        if len(missing) > self._sweep_at_size:
+            oldest = counter - WINDOW
+            missing = {number for number in missing if number >= oldest}
+            self._missing = missing
+            # Sweeping costs what it leaves, so it waits until that has doubled.
+            self._sweep_at_size = max(_SWEEP_SIZE, 2 * len(missing))

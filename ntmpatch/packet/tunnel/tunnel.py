@@ -27,12 +27,12 @@ from ntmpatch.packet.tunnel.events import (
     TunnelEvent,
 )
 from ntmpatch.packet.tunnel.peer import Alarm, Peer
-from ntmpatch.packet.tunnel.session import Session
+from ntmpatch.packet.tunnel.session import Session, data_word
+from ntmpatch.packet.tunnel.timestamps import TimestampSource
 from ntmpatch.wire.wireguard import (
     COOKIE_REPLY,
     COOKIE_REPLY_LAYOUT,
     DATA,
-    DATA_HEADER_SIZE,
     INITIATION,
     INITIATION_LAYOUT,
     MIN_DATA_SIZE,
@@ -53,13 +53,8 @@ __all__ = ["Admitted", "EndpointChanged", "Established", "Expired", "Tunnel", "T
 E = TypeVar("E")
 
 _ARENA_SIZE = 1 << 16
-_TAI64_BASE = (1 << 62) + 10
-"""TAI64 labels count from 1970 TAI; ten seconds of difference are as good as the exact number,
-since only their order counts (WireGuard does the same)."""
-
-_timestamp = struct.Struct("!QI")
-_nonce = struct.Struct("<4xQ").pack
-_data_header = struct.Struct("<IIQ").unpack_from
+_TYPE_MASK = 0xFFFFFFFF
+_data_head = struct.Struct("<Q").unpack_from
 
 
 class Tunnel(Generic[E]):
@@ -88,14 +83,14 @@ class Tunnel(Generic[E]):
         self.entropy = entropy
         self.times = Timers() if timers is None else timers
         self.timers: TimerQueue[tuple[Peer[E], Alarm]] = TimerQueue()
-        self._wall_clock = wall_clock
-        self._last_timestamp = b""
+        self.timestamps = TimestampSource(wall_clock)
         self._admit = admit
         self._checker = CookieChecker(
             self.public_key, lifetime=self.times.cookie_lifetime, now=now, entropy=entropy
         )
         self._peers: dict[bytes, Peer[E]] = {}
-        self._sessions: dict[int, Session] = {}
+        self._sessions: dict[int, tuple[Peer[E], Session]] = {}
+        """By the first eight bytes of a data message: one look-up checks type and receiver."""
         self._handshakes: dict[int, Peer[E]] = {}
         self._held: dict[bytes, tuple[bytes, E]] = {}
         self._hold_until = float("-inf")
@@ -168,63 +163,47 @@ class Tunnel(Generic[E]):
         """
         delivered: list[tuple[Peer[E], list[memoryview]]] = []
         size = len(buffer)
-        arena = self._arena
-        sessions = self._sessions
-        used = 0
+        if size > len(self._arena):
+            self._arena = memoryview(bytearray(size))
         start = 0
-        run: Session | None = None
-        packets: list[memoryview] = []
-        run_size = 0
-        newest = False
         while start < size:
-            length = segment_size if start + segment_size <= size else size - start
-            end = start + length
-            if length < MIN_DATA_SIZE or buffer[start] != DATA:
-                self._handshake_message(buffer[start:end], source, now)
-                start = end
-                continue
-            word, index, counter = _data_header(buffer, start)
-            session = sessions.get(index)
-            if session is None or word != DATA or now >= session.reject_at:
-                self._refuse_data(session, word)
-                start = end
-                continue
-            plain_size = length - MIN_DATA_SIZE
-            out = arena[used : used + plain_size]
-            try:
-                session.open_into(
-                    _nonce(counter), buffer[start + DATA_HEADER_SIZE : end], None, out
-                )
-            except InvalidTag:
-                self.drops.drop(Drop.TUNNEL_FORGED)
-                start = end
-                continue
-            replay = session.replay
-            overtaken = counter <= replay.highest
-            if not replay.accept(counter):
-                self.drops.drop(Drop.TUNNEL_REPLAYED)
-                start = end
-                continue
-            if session is not run:
-                if run is not None:
-                    run.peer.heard(source, run_size, now, data=bool(packets), newest=newest)
-                run = session
-                packets = []
-                delivered.append((session.peer, packets))
-                run_size = 0
-                newest = False
-                self._first_packet(session, now)
-            # Packets of the session before are late by nature: they show no new whereabouts.
-            if not overtaken and session is not session.peer.previous:
-                newest = True
-            run_size += length
-            if plain_size:
-                packets.append(out)
-                used += plain_size
-            start = end
-        if run is not None:
-            run.peer.heard(source, run_size, now, data=bool(packets), newest=newest)
-        return [entry for entry in delivered if entry[1]]
+            if min(segment_size, size - start) >= MIN_DATA_SIZE and buffer[start] == DATA:
+                (word,) = _data_head(buffer, start)
+                found = self._sessions.get(word)
+                if found is not None:
+                    peer, session = found
+                    if now < session.reject_at:
+                        packets: list[memoryview] = []
+                        start, authentic_size, newest = session.open_run(
+                            buffer,
+                            start,
+                            segment_size,
+                            arena=self._arena,
+                            packets=packets,
+                            drops=self.drops,
+                        )
+                        if authentic_size:
+                            peer.heard_data(
+                                session,
+                                source,
+                                authentic_size,
+                                now,
+                                has_packets=bool(packets),
+                                newest=newest,
+                            )
+                        if packets:
+                            delivered.append((peer, packets))
+                        continue
+                    self.drops.drop(Drop.TUNNEL_EXPIRED_SESSION)
+                else:
+                    known_type = word & _TYPE_MASK == DATA
+                    self.drops.drop(
+                        Drop.TUNNEL_UNKNOWN_SESSION if known_type else Drop.TUNNEL_UNKNOWN_TYPE
+                    )
+            else:
+                self._handshake_message(buffer[start : start + segment_size], source, now)
+            start += segment_size
+        return delivered
 
     def poll_transmit(self) -> tuple[E, bytes] | None:
         """The next datagram to send: handshakes, cookies, keep-alives, single packets."""
@@ -249,16 +228,6 @@ class Tunnel(Generic[E]):
         """Queue a datagram."""
         self._transmits.append((endpoint, message))
 
-    def next_timestamp(self) -> bytes:
-        """TAI64N, later than any before, whatever the clock does (section 5.1)."""
-        wall = self._wall_clock()
-        seconds = int(wall)
-        stamp = _timestamp.pack(_TAI64_BASE + seconds, int((wall - seconds) * 1e9))
-        if stamp <= self._last_timestamp:
-            stamp = (int.from_bytes(self._last_timestamp) + 1).to_bytes(12)
-        self._last_timestamp = stamp
-        return stamp
-
     def new_handshake_index(self, peer: Peer[E]) -> int:
         """A receiver index under which the response will find ``peer``."""
         index = self._new_index()
@@ -269,21 +238,13 @@ class Tunnel(Generic[E]):
         """The index is not waited for any more."""
         self._handshakes.pop(index, None)
 
-    def release_session(self, session: Session | None) -> None:
+    def release_session(self, session: Session) -> None:
         """Forget a session's keys."""
-        if session is not None:
-            self._sessions.pop(session.local_index, None)
+        self._sessions.pop(data_word(session.local_index), None)
 
-    def moved(self, peer: Peer[E], source: E) -> None:
-        """``peer`` was heard from elsewhere."""
-        old = peer.endpoint
-        peer.endpoint = source
-        if old is not None:
-            self._events.append(EndpointChanged(peer, old, source))
-
-    def gave_up(self, peer: Peer[E]) -> None:
-        """``peer`` did not answer."""
-        self._events.append(Expired(peer))
+    def report(self, event: TunnelEvent) -> None:
+        """Queue an event."""
+        self._events.append(event)
 
     def answer_held(self, peer: Peer[E], now: float) -> None:
         """Answer the initiation that was kept until ``peer`` was known."""
@@ -291,23 +252,6 @@ class Tunnel(Generic[E]):
         if held is not None and now < self._hold_until:
             message, source = held
             self._initiation(memoryview(message), source, now, checked=True)
-
-    # --- data --------------------------------------------------------------------------
-
-    def _refuse_data(self, session: Session | None, word: int) -> None:
-        if word != DATA:
-            self.drops.drop(Drop.TUNNEL_UNKNOWN_TYPE)
-        elif session is None:
-            self.drops.drop(Drop.TUNNEL_UNKNOWN_SESSION)
-        else:
-            self.drops.drop(Drop.TUNNEL_EXPIRED_SESSION)
-
-    def _first_packet(self, session: Session, now: float) -> None:
-        """A packet shows that the far end has the session: as responder, we may use it now."""
-        peer: Peer[E] = session.peer
-        if session is peer.next:
-            peer.established(session, now)
-            self._events.append(Established(peer, initiator=False))
 
     # --- handshake ---------------------------------------------------------------------
 
@@ -373,16 +317,12 @@ class Tunnel(Generic[E]):
         public, sealed_empty, keys = handshake.respond(self.entropy(32), peer.preshared_key)
         session = self._new_session(peer, keys, self._new_index(), sender, now)
         peer.offer(session)
-        if source != peer.endpoint and (peer.roams or peer.endpoint is None):
-            self.moved(peer, source)
-        response = bytearray(
-            RESPONSE_LAYOUT.pack(
-                RESPONSE, session.local_index, sender, public, sealed_empty, b"", b""
-            )
+        peer.heard(len(message), now)
+        peer.roam(source)
+        response = RESPONSE_LAYOUT.pack(
+            RESPONSE, session.local_index, sender, public, sealed_empty, b"", b""
         )
-        stamped = peer.cookies.stamp(response, now)
-        peer.tx_bytes += len(stamped)
-        self.transmit(source, stamped)
+        peer.transmit_handshake(source, response, now)
 
     def _unknown(
         self, public_key: bytes, message: memoryview, source: E, now: float
@@ -401,28 +341,25 @@ class Tunnel(Generic[E]):
     def _response(self, message: memoryview, source: E, now: float) -> None:
         _, sender, receiver, ephemeral, sealed_empty, _, _ = RESPONSE_LAYOUT.unpack(message)
         peer = self._handshakes.get(receiver)
-        if peer is None or peer.handshake is None:
+        if peer is None:
             self.drops.drop(Drop.TUNNEL_UNKNOWN_HANDSHAKE)
             return
         try:
-            keys = peer.handshake.finish(ephemeral, sealed_empty, peer.preshared_key)
+            keys = peer.answered(receiver, ephemeral, sealed_empty, now)
         except (InvalidTag, ValueError):
             self.drops.drop(Drop.TUNNEL_BAD_HANDSHAKE)
             return
-        # Heard first, while the handshake still counts as under way: hearing through an aged
-        # session would begin another one.
-        peer.heard(source, len(message), now, data=False, newest=True)
-        peer.abandon_handshake()
         session = self._new_session(peer, keys, receiver, sender, now, initiator=True)
+        peer.roam(source)
+        peer.heard(len(message), now)
         peer.established(session, now)
-        self._events.append(Established(peer, initiator=True))
 
     def _cookie_reply(self, message: memoryview, now: float) -> None:
         _, receiver, nonce, sealed = COOKIE_REPLY_LAYOUT.unpack(message)
         peer = self._handshakes.get(receiver)
         if peer is None:
-            session = self._sessions.get(receiver)
-            peer = session.peer if session is not None else None
+            found = self._sessions.get(data_word(receiver))
+            peer = found[0] if found is not None else None
         if peer is None or not peer.cookies.accept(nonce, sealed, now):
             self.drops.drop(Drop.TUNNEL_BAD_COOKIE)
 
@@ -437,7 +374,6 @@ class Tunnel(Generic[E]):
         initiator: bool = False,
     ) -> Session:
         session = Session(
-            peer,
             keys=keys,
             local_index=local_index,
             remote_index=remote_index,
@@ -445,11 +381,11 @@ class Tunnel(Generic[E]):
             now=now,
             reject_after_time=self.times.reject_after_time,
         )
-        self._sessions[local_index] = session
+        self._sessions[data_word(local_index)] = peer, session
         return session
 
     def _new_index(self) -> int:
         while True:
             index = int.from_bytes(self.entropy(4))
-            if index not in self._sessions and index not in self._handshakes:
+            if data_word(index) not in self._sessions and index not in self._handshakes:
                 return index
