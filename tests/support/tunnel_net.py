@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ntmpatch.packet.tunnel.tunnel import Tunnel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ntmpatch.packet.tunnel.constants import Timers
 
 
@@ -20,6 +22,8 @@ class TunnelNet:
         self.now = 1000.0
         self.loss = loss
         self.delay = delay
+        self.lose: Callable[[str, str, bytes], bool] = lambda *_: False
+        """What is lost besides: asked with source, destination and datagram."""
         self.tunnels: dict[str, Tunnel[str]] = {}
         self.received: dict[str, list[bytes]] = {}
         self.events: dict[str, list[Any]] = {}
@@ -57,7 +61,7 @@ class TunnelNet:
             while (transmit := tunnel.poll_transmit()) is not None:
                 destination, datagram = transmit
                 self.sent.append((address, destination, datagram))
-                if self.rng.random() >= self.loss:
+                if self.rng.random() >= self.loss and not self.lose(address, destination, datagram):
                     delay = self.delay * (0.8 + 0.4 * self.rng.random())
                     self.inject(address, destination, datagram, delay)
             while (event := tunnel.poll_event()) is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from hmac import compare_digest
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from ntmpatch.crypto.primitives import InvalidTag, hash_, keyed_mac
@@ -22,10 +23,22 @@ from ntmpatch.packet.tunnel.constants import (
 from ntmpatch.wire.wireguard import COOKIE_REPLY, COOKIE_REPLY_LAYOUT, MAC_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
 _LABEL_MAC1 = b"mac1----"
 _LABEL_COOKIE = b"cookie--"
+
+
+def network_of(source: object) -> Hashable:
+    """What shares one rate: an address whatever the port, and an IPv6 site's whole /64.
+
+    An endpoint without a ``host`` (a relay's session, a TCP connection) stands for itself.
+    """
+    host = getattr(source, "host", None)
+    if not isinstance(host, str):
+        return str(source)
+    address = ip_address(host.partition("%")[0])
+    return host if address.version == 4 else address.packed[:8]
 
 
 class Bucket:
@@ -62,7 +75,7 @@ class CookieChecker:
         self._secret = entropy(32)
         self._secret_at = now
         self._load = Bucket(LOAD_RATE, LOAD_RATE, now)
-        self._sources: dict[bytes, Bucket] = {}
+        self._sources: dict[Hashable, Bucket] = {}
 
     def has_mac1(self, message: memoryview) -> bool:
         """Whether whoever made this handshake message knew our public key."""
@@ -79,13 +92,13 @@ class CookieChecker:
             keyed_mac(self._cookie(source, now), message[:-MAC_SIZE]), message[-MAC_SIZE:]
         )
 
-    def allows(self, source: bytes, now: float) -> bool:
-        """Whether a source that has shown its cookie is within its rate."""
-        bucket = self._sources.get(source)
+    def allows(self, network: Hashable, now: float) -> bool:
+        """Whether a source that has shown its cookie is within the rate of its network."""
+        bucket = self._sources.get(network)
         if bucket is None:
             if len(self._sources) >= MAX_SOURCES:
                 self._sources.clear()
-            bucket = self._sources[source] = Bucket(SOURCE_RATE, SOURCE_BURST, now)
+            bucket = self._sources[network] = Bucket(SOURCE_RATE, SOURCE_BURST, now)
         return bucket.take(now)
 
     def reply(self, message: memoryview, sender: int, source: bytes, now: float) -> bytes:

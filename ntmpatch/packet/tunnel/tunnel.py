@@ -18,7 +18,7 @@ from ntmpatch.base.drops import Drop, DropCounter
 from ntmpatch.base.timers import TimerQueue
 from ntmpatch.crypto.noise import Responder, StaticKey
 from ntmpatch.packet.tunnel.constants import MAX_HELD, Timers
-from ntmpatch.packet.tunnel.cookie import CookieChecker
+from ntmpatch.packet.tunnel.cookie import CookieChecker, network_of
 from ntmpatch.packet.tunnel.events import (
     Admitted,
     EndpointChanged,
@@ -287,7 +287,7 @@ class Tunnel(Generic[E]):
             (sender,) = TYPE_WORD.unpack_from(message, 4)
             self.transmit(source, checker.reply(message, sender, origin, now))
             return False
-        if not checker.allows(origin, now):
+        if not checker.allows(network_of(source), now):
             self.drops.drop(Drop.TUNNEL_HANDSHAKE_FLOOD)
             return False
         return True
