@@ -24,8 +24,8 @@ MAX_CONTROL_SIZE = 1200
 """Bytes of a control payload, envelope included: fits every IPv6 path when tunnelled."""
 TRANSACTION_ID_SIZE = 8
 
-# 0xC0 | version | kind | figure | step | 3 zero bytes | transaction id (8) | msgpack body
-_HEADER = struct.Struct("!BBBBB3x8s")
+# 0xC0 | version | kind | figure | step | 0 | body size u16 | transaction id (8) | msgpack body
+_HEADER = struct.Struct("!BBBBBxH8s")
 HEADER_SIZE = _HEADER.size
 
 
@@ -70,14 +70,19 @@ _BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowErro
 def encode(envelope: Envelope) -> bytes:
     """A control payload; ValueError if it would not fit one datagram."""
     figure, _, number = envelope.step.partition(".")
-    payload = _HEADER.pack(
-        CONTROL_BYTE,
-        VERSION,
-        envelope.kind,
-        int(figure or 0),
-        int(number or 0),
-        envelope.transaction_id,
-    ) + _encoder.encode(envelope.message)
+    body = _encoder.encode(envelope.message)
+    payload = (
+        _HEADER.pack(
+            CONTROL_BYTE,
+            VERSION,
+            envelope.kind,
+            int(figure or 0),
+            int(number or 0),
+            len(body),
+            envelope.transaction_id,
+        )
+        + body
+    )
     if len(payload) > MAX_CONTROL_SIZE:
         raise ValueError(f"{type(envelope.message).__name__} takes {len(payload)} bytes")
     return payload
@@ -90,15 +95,19 @@ def decode_untrusted(payload: bytes | memoryview) -> Envelope:
     refuses. UntrustedError: too long or short, not a control message, another version, or a body
     that is not what its tag promises.
     """
-    if len(payload) > MAX_CONTROL_SIZE:
+    if len(payload) > MAX_CONTROL_SIZE + 15:
         raise UntrustedError(Drop.CONTROL_OVERSIZE)
     if len(payload) <= HEADER_SIZE:
         raise UntrustedError(Drop.CONTROL_RUNT)
-    first, version, kind, figure, number, transaction_id = _HEADER.unpack_from(payload)
+    first, version, kind, figure, number, size, transaction_id = _HEADER.unpack_from(payload)
     if first != CONTROL_BYTE:
         raise UntrustedError(Drop.CONTROL_NOT_CONTROL)
     if version != VERSION:
         raise UntrustedError(Drop.CONTROL_VERSION)
+    # The tunnel pads with zeros to a multiple of 16, so a payload may be longer than its message.
+    body = payload[HEADER_SIZE : HEADER_SIZE + size]
+    if len(body) < size:
+        raise UntrustedError(Drop.CONTROL_RUNT)
     try:
         kind = Kind(kind)
     except ValueError:
@@ -107,7 +116,7 @@ def decode_untrusted(payload: bytes | memoryview) -> Envelope:
         transaction_id=transaction_id,
         kind=kind,
         step=f"{figure}.{number}" if figure else "",
-        message=_decode_body_untrusted(payload[HEADER_SIZE:]),
+        message=_decode_body_untrusted(body),
     )
 
 

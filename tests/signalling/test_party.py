@@ -81,8 +81,9 @@ def test_a_handler_that_breaks_refuses_and_tells_the_runtime() -> None:
 
 def test_unknown_unanswered_and_forbidden_messages_are_refused() -> None:
     talker = Talker(lambda *_: Ack())
-    unknown = encode(Envelope(b"12345678", Kind.REQUEST, "", Ack()))[:16]
-    talker.receive(PEER, unknown + msgspec.msgpack.encode([200, 1]), 0.0)
+    # An Ack is [1], two bytes; the message in its place is two bytes as well, of tag 100.
+    frame = encode(Envelope(b"12345678", Kind.REQUEST, "", Ack()))[:16]
+    talker.receive(PEER, frame + msgspec.msgpack.encode([100]), 0.0)
     answer = talker.answer()
     assert isinstance(answer, Refusal)
     assert answer.reason is RefusalCode.UNSUPPORTED

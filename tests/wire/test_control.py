@@ -56,8 +56,9 @@ LARGEST_DIRECTION = RouteDirection(
 )
 
 
-def header(kind: int = Kind.REQUEST, version: int = 1, first: int = 0xC0) -> bytes:
-    return struct.pack("!BBBBB3x8s", first, version, kind, 3, 8, TRANSACTION)
+def framed(body: bytes, kind: int = Kind.REQUEST, version: int = 1, first: int = 0xC0) -> bytes:
+    """``body`` behind a header that need not be right."""
+    return struct.pack("!BBBBBxH8s", first, version, kind, 3, 8, len(body), TRANSACTION) + body
 
 
 def test_the_largest_direction_fits_one_datagram_and_comes_back_equal() -> None:
@@ -73,27 +74,32 @@ def test_what_would_not_fit_a_datagram_is_not_encoded() -> None:
         encode(Envelope(TRANSACTION, Kind.REQUEST, "", huge))
 
 
+def test_the_padding_of_the_tunnel_is_no_part_of_a_message() -> None:
+    payload = encode(Envelope(TRANSACTION, Kind.RESPONSE, "", Ack()))
+    assert decode_untrusted(payload + bytes(15)) == decode_untrusted(payload)
+
+
 def test_a_step_is_two_bytes_and_optional() -> None:
     assert encode(Envelope(TRANSACTION, Kind.RESPONSE, "5.22", Ack()))[3:5] == bytes([5, 22])
     assert decode_untrusted(encode(Envelope(TRANSACTION, Kind.REFUSAL, "", Ack()))).step == ""
 
 
 def test_fields_of_later_versions_are_skipped_and_missing_ones_have_defaults() -> None:
-    later = header() + msgspec.msgpack.encode([30, "b.home.example", [], {"new": [1, 2]}, 5])
+    later = framed(msgspec.msgpack.encode([30, "b.home.example", [], {"new": [1, 2]}, 5]))
     assert decode_untrusted(later).message == DirectionRequest("b.home.example")
-    older = header() + msgspec.msgpack.encode([30, "b.home.example"])
+    older = framed(msgspec.msgpack.encode([30, "b.home.example"]))
     assert decode_untrusted(older).message == DirectionRequest("b.home.example")
 
 
 def test_a_message_of_a_later_version_is_known_to_be_unknown() -> None:
-    later = header() + msgspec.msgpack.encode([199, "whatever", {"x": 1}])
+    later = framed(msgspec.msgpack.encode([199, "whatever", {"x": 1}]))
     assert decode_untrusted(later) == Envelope(
         TRANSACTION, Kind.REQUEST, "3.8", UnknownMessage(199)
     )
 
 
 def test_a_refusal_code_of_a_later_version_reads_as_other() -> None:
-    payload = header(Kind.REFUSAL) + msgspec.msgpack.encode([2, 999, "because"])
+    payload = framed(msgspec.msgpack.encode([2, 999, "because"]), Kind.REFUSAL)
     message = decode_untrusted(payload).message
     assert isinstance(message, Refusal)
     assert (message.code, message.reason) == (999, RefusalCode.OTHER)
@@ -103,18 +109,19 @@ def test_a_refusal_code_of_a_later_version_reads_as_other() -> None:
     ("payload", "drop"),
     [
         (b"", Drop.CONTROL_RUNT),
-        (header(), Drop.CONTROL_RUNT),
-        (header() + bytes(MAX_CONTROL_SIZE), Drop.CONTROL_OVERSIZE),
-        (header(first=0x45) + b"\x91\x01", Drop.CONTROL_NOT_CONTROL),
-        (header(version=2) + b"\x91\x01", Drop.CONTROL_VERSION),
-        (header(kind=9) + b"\x91\x01", Drop.CONTROL_MALFORMED),
-        (header() + b"\x91\x01\x00", Drop.CONTROL_MALFORMED),
-        (header() + msgspec.msgpack.encode([30, 5]), Drop.CONTROL_MALFORMED),
-        (header() + msgspec.msgpack.encode([30, "x" * 300]), Drop.CONTROL_MALFORMED),
-        (header() + msgspec.msgpack.encode([31, b"short", bytes(32), 1.0]), Drop.CONTROL_MALFORMED),
-        (header() + msgspec.msgpack.encode({"tag": 30}), Drop.CONTROL_MALFORMED),
-        (header() + b"\x92\x01" + b"\x91" * 1100, Drop.CONTROL_MALFORMED),
-        (header() + b"\xdd\xff\xff\xff\xff\x01", Drop.CONTROL_MALFORMED),
+        (framed(b""), Drop.CONTROL_RUNT),
+        (framed(bytes(MAX_CONTROL_SIZE)), Drop.CONTROL_OVERSIZE),
+        (framed(b"\x91\x01", first=0x45), Drop.CONTROL_NOT_CONTROL),
+        (framed(b"\x91\x01", version=2), Drop.CONTROL_VERSION),
+        (framed(b"\x91\x01", kind=9), Drop.CONTROL_MALFORMED),
+        (framed(b"\x91\x01\x00"), Drop.CONTROL_MALFORMED),
+        (framed(msgspec.msgpack.encode([30, 5])), Drop.CONTROL_MALFORMED),
+        (framed(msgspec.msgpack.encode([30, "x" * 300])), Drop.CONTROL_MALFORMED),
+        (framed(msgspec.msgpack.encode([31, b"short", bytes(32), 1.0])), Drop.CONTROL_MALFORMED),
+        (framed(msgspec.msgpack.encode({"tag": 30})), Drop.CONTROL_MALFORMED),
+        (framed(b"\x92\x01" + b"\x91" * 1100), Drop.CONTROL_MALFORMED),
+        (framed(b"\x91\x01")[:-1], Drop.CONTROL_RUNT),
+        (framed(b"\xdd\xff\xff\xff\xff\x01"), Drop.CONTROL_MALFORMED),
     ],
 )
 def test_broken_payloads_are_dropped_by_name(payload: bytes, drop: Drop) -> None:
@@ -139,7 +146,7 @@ def test_any_bytes_give_a_message_or_a_drop(payload: bytes) -> None:
        lambda inner: st.lists(inner, max_size=6), max_leaves=20))  # fmt: skip
 def test_any_fields_of_any_tag_give_a_message_or_a_drop(tag: int, fields: object) -> None:
     body = [tag, *fields] if isinstance(fields, list) else [tag, fields]
-    check_decoding(header() + msgspec.msgpack.encode(body))
+    check_decoding(framed(msgspec.msgpack.encode(body)))
 
 
 @given(st.integers(0, HEADER_SIZE + 900), st.integers(0, 255))

@@ -1,0 +1,118 @@
+"""Accounts as an administrator handles them: on the account server's own state, while it runs."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ntmpatch.base.addresses import Endpoint, in_domain, normalise_fqdn
+from ntmpatch.base.config import DEFAULT_ACCOUNT_PORT, ServeConfig
+from ntmpatch.base.errors import ConfigError
+from ntmpatch.crypto.certificate import signing_public_key
+from ntmpatch.crypto.noise import StaticKey
+from ntmpatch.crypto.token import Token
+from ntmpatch.runtime.schema import open_database
+from ntmpatch.runtime.state import StateDirectory, default_state_directory
+from ntmpatch.runtime.store import SqlAccountStore
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from ntmpatch.runtime.store import AccountRow
+
+TOKEN_LIFETIME = 7 * 86400.0
+ROLES = ("node", "dc", "ns", "rs")
+
+ACCOUNT_KEY = "as.key"
+SIGNING_KEY = "as-signing.key"
+
+
+def serve_state(config: ServeConfig) -> StateDirectory:
+    """The directory of the servers' keys and SQLite files."""
+    path = Path(config.serve.state) if config.serve.state else default_state_directory() / "servers"
+    if not config.serve.state:
+        StateDirectory(path.parent)
+    return StateDirectory(path)
+
+
+def server_database(config: ServeConfig, state: StateDirectory, name: str) -> Engine:
+    """The configured database, or the SQLite file ``name``.db in the state directory."""
+    if config.serve.database:
+        return open_database(config.serve.database)
+    path = state.path.absolute() / f"{name}.db"
+    # SQLite takes the mode of a new file from the umask; its journals take it from the file.
+    if not path.exists():
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    return open_database(f"sqlite:///{path}")
+
+
+def account_server_endpoint(config: ServeConfig) -> Endpoint:
+    """Where nodes reach the AS."""
+    section = config.account
+    host = section.public or config.serve.public or section.listen or config.serve.listen
+    if host in ("0.0.0.0", "::"):
+        raise ConfigError("[serve] public: needed where listen is a wildcard: nodes must find us")
+    if section.port == 0:
+        raise ConfigError("[as] port: tokens name it, so it must be a fixed one")
+    return Endpoint(host, section.port if section.port > 0 else DEFAULT_ACCOUNT_PORT)
+
+
+class Accounts:
+    """Adds, lists, revokes. Everything takes effect at once, whether the AS runs or not."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        state = serve_state(config)
+        self.domain = normalise_fqdn(config.serve.domain)
+        self.store = SqlAccountStore(server_database(config, state, "account"))
+        self.private_key = state.private_key(ACCOUNT_KEY)
+        self.signing_key = state.random_key(SIGNING_KEY)
+        self._endpoint = account_server_endpoint(config)
+
+    def add(self, fqdn: str, role: str = "node", lifetime: float = TOKEN_LIFETIME) -> str:
+        """A new account's enrolment token; RefusedError if the name is taken."""
+        name = self._checked(fqdn)
+        token = self._fresh_token(name)
+        self.store.add_account(
+            name,
+            role,
+            token_id=token.token_id,
+            secret=token.secret,
+            now=time.time(),
+            lifetime=lifetime,
+        )
+        return token.encode()
+
+    def reissue(self, fqdn: str, lifetime: float = TOKEN_LIFETIME) -> str:
+        """Another token for an account: its next key takes the place of the one it has."""
+        name = self._checked(fqdn)
+        token = self._fresh_token(name)
+        self.store.reissue(
+            name, token_id=token.token_id, secret=token.secret, now=time.time(), lifetime=lifetime
+        )
+        return token.encode()
+
+    def revoke(self, fqdn: str) -> None:
+        """The account takes part in nothing any more."""
+        self.store.revoke(self._checked(fqdn), time.time())
+
+    def list(self) -> list[AccountRow]:
+        """All accounts by name."""
+        return self.store.accounts()
+
+    def _checked(self, fqdn: str) -> str:
+        name = normalise_fqdn(fqdn)
+        if not in_domain(name, self.domain):
+            raise ConfigError(f"{name} is not in {self.domain}, the domain that is served here")
+        return name
+
+    def _fresh_token(self, fqdn: str) -> Token:
+        return Token(
+            account_server=StaticKey(self.private_key).public,
+            endpoints=(self._endpoint,),
+            signing_key=signing_public_key(self.signing_key),
+            token_id=os.urandom(8),
+            secret=os.urandom(32),
+            fqdn=fqdn,
+        )

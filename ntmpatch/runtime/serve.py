@@ -1,0 +1,284 @@
+"""``serve``: the chosen servers in this process, until it is told to end.
+
+The embedded default is all four with SQLite. Even then each speaks to the others over its own port
+and the real protocol, so that taking one elsewhere changes its configuration and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import logging
+import signal
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gevent
+import gevent.event
+
+from ntmpatch.base.addresses import Endpoint, normalise_fqdn
+from ntmpatch.base.config import (
+    DEFAULT_ACCOUNT_PORT,
+    DEFAULT_DIRECTION_PORT,
+    DEFAULT_DNS_PORT,
+    DEFAULT_NOTIFICATION_PORT,
+    DEFAULT_RELAY_PORT,
+    ServeConfig,
+    ServerSection,
+)
+from ntmpatch.base.errors import ConfigError, NtmpatchError, RefusedError
+from ntmpatch.crypto.token import parse_token
+from ntmpatch.runtime.accounts import Accounts, serve_state, server_database
+from ntmpatch.runtime.dns import DnsService
+from ntmpatch.runtime.servers import NotificationLinks, RelayForwarding, ServerStation
+from ntmpatch.runtime.settings import read_token
+from ntmpatch.runtime.store_direction import SqlDirectionStore
+from ntmpatch.runtime.trace import TraceWriter
+from ntmpatch.servers.account.server import AccountServer
+from ntmpatch.servers.direction.server import DirectionServer
+from ntmpatch.servers.direction.zone import Zone, ZoneFacts
+from ntmpatch.servers.notification.server import NotificationServer
+from ntmpatch.servers.relay.server import RelayServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ntmpatch.base.addresses import IPAddress
+    from ntmpatch.base.drops import DropCounter
+    from ntmpatch.crypto.token import Token
+    from ntmpatch.signalling.party import Party
+
+log = logging.getLogger("ntmpatch.serve")
+
+ALL_ROLES = ("as", "dc", "ns", "rs")
+TITLES = {"as": "AS", "dc": "DC", "ns": "NS", "rs": "RS"}
+_PORTS = {
+    "as": DEFAULT_ACCOUNT_PORT,
+    "dc": DEFAULT_DIRECTION_PORT,
+    "ns": DEFAULT_NOTIFICATION_PORT,
+    "rs": DEFAULT_RELAY_PORT,
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server listens, where others reach it, and what it is called."""
+
+    role: str
+    name: str
+    bind: Endpoint
+    public: Endpoint
+
+
+class Servers:
+    """The servers of this process. To be made, opened and closed in one hub."""
+
+    def __init__(self, config: ServeConfig, roles: Sequence[str]) -> None:
+        self.domain = normalise_fqdn(config.serve.domain)
+        self.places = {role: place_of(config, role, self.domain) for role in ALL_ROLES}
+        self.drops: dict[str, DropCounter] = {}
+        self.ready = gevent.event.Event()
+        self.failed: gevent.event.AsyncResult[None] = gevent.event.AsyncResult()
+        self._config = config
+        self._roles = tuple(roles)
+        self._state = serve_state(config)
+        self._accounts = Accounts(config) if "as" in self._roles else None
+        self._waiting = set(self._roles)
+        self._trace = TraceWriter()
+        self._stations: dict[str, ServerStation] = {}
+        self._closers: list[Callable[[], None]] = []
+        self.dns: DnsService | None = None
+
+    def open(self) -> None:
+        """Open all ports and begin; OSError if one is taken, ConfigError if a token is missing."""
+        makers: dict[str, Callable[..., Party]] = {
+            "as": self._make_account_server,
+            "dc": self._make_direction_server,
+            "ns": self._make_enrolled("ns", NotificationServer),
+            "rs": self._make_enrolled("rs", RelayServer),
+        }
+        for role in self._roles:
+            forwarding = RelayForwarding() if role == "rs" else None
+            station = ServerStation(
+                self._state.private_key(f"{role}.key"),
+                makers[role],
+                binds=[self.places[role].bind],
+                trace=self._trace,
+                persist=functools.partial(self._state.write, f"{role}.enrolment"),
+                on_ready=functools.partial(self._is_ready, role),
+                on_failed=self._has_failed,
+                on_datagram=forwarding.datagram if forwarding is not None else None,
+            )
+            self._stations[role] = station
+            self._closers.append(station.close)
+            self.drops[role] = station.station.tunnel.drops
+            if forwarding is not None:
+                forwarding.station = station.station
+            if role == "ns":
+                links = NotificationLinks(self.places[role].bind, station.station)
+                self._closers.append(links.close)
+        for station in self._stations.values():
+            station.begin()
+
+    def close(self) -> None:
+        """Close all ports."""
+        if self.dns is not None:
+            self.dns.close()
+        for closer in reversed(self._closers):
+            closer()
+        self._trace.close()
+
+    # --- parties -------------------------------------------------------------------------
+
+    def _make_account_server(self, public_key: bytes, **common: Any) -> Party:
+        assert self._accounts is not None
+        return AccountServer(
+            public_key,
+            name=self.places["as"].name,
+            store=self._accounts.store,
+            signing_key=self._accounts.signing_key,
+            **common,
+        )
+
+    def _make_direction_server(self, public_key: bytes, **common: Any) -> Party:
+        store = SqlDirectionStore(server_database(self._config, self._state, "direction"))
+        return DirectionServer(public_key, store=store, **self._enrolled("dc"), **common)
+
+    def _make_enrolled(self, role: str, kind: type[Party]) -> Callable[..., Party]:
+        def make(public_key: bytes, **common: Any) -> Party:
+            return kind(public_key, **self._enrolled(role), **common)
+
+        return make
+
+    def _enrolled(self, role: str) -> dict[str, Any]:
+        state = self._state.read(f"{role}.enrolment")
+        return {
+            "state": state,
+            "token": None if state is not None else self._token(role),
+            "endpoints": (self.places[role].public,),
+        }
+
+    def _token(self, role: str) -> Token:
+        section: ServerSection = getattr(self._config, role)
+        if section.token:
+            return read_token(section.token)
+        if self._accounts is None:
+            raise ConfigError(
+                f"[{role}] token: expected, since the AS is not in this process: make one with"
+                f" 'ntmpatch account add --role {role} {self.places[role].name}'"
+            )
+        name = self.places[role].name
+        try:
+            return parse_token(self._accounts.add(name, role))
+        except RefusedError:
+            return parse_token(self._accounts.reissue(name))
+
+    # --- progress ------------------------------------------------------------------------
+
+    def _is_ready(self, role: str) -> None:
+        if role == "dc" and self.dns is None:
+            self._open_dns()
+        self._waiting.discard(role)
+        if not self._waiting:
+            self.ready.set()
+
+    def _has_failed(self, error: Exception) -> None:
+        self.failed.set_exception(error)
+
+    def _open_dns(self) -> None:
+        party: Any = self._stations["dc"].party
+        section = self._config.dns
+        dc = self.places["dc"]
+        hosts = {
+            place.name: [ipaddress.ip_address(place.public.host)] for place in self.places.values()
+        }
+        facts = ZoneFacts(
+            domain=self.domain,
+            primary=dc.name,
+            hosts=hosts,
+            serial=int(time.time()),
+            ttl=section.ttl,
+            prefixes=tuple(ipaddress.ip_network(text) for text in party.certificate.prefixes),
+        )
+        bind = Endpoint(
+            section.listen or dc.bind.host, section.port if section.port >= 0 else DEFAULT_DNS_PORT
+        )
+        drops = self.drops["dc"]
+        try:
+            self.dns = DnsService(bind, Zone(facts, _Directory(party), drops))
+        except OSError as error:
+            self._has_failed(OSError(error.errno, f"DNS at {bind}: {error.strerror}"))
+
+
+class _Directory:
+    """The zone's view of a coordinator's nodes."""
+
+    def __init__(self, party: Any) -> None:
+        self._locations = party.locations
+
+    def addresses_of(self, fqdn: str) -> tuple[IPAddress, ...] | None:
+        """A node's virtual addresses."""
+        node = self._locations.named(fqdn)
+        if node is None:
+            return None
+        packed = (node.record.ipv4, node.record.ipv6)
+        return tuple(ipaddress.ip_address(address) for address in packed if address)
+
+    def name_of(self, address: IPAddress) -> str | None:
+        """The node with that address."""
+        for node in self._locations.nodes():
+            if address.packed in (node.record.ipv4, node.record.ipv6):
+                name: str = node.record.fqdn
+                return name
+        return None
+
+
+def place_of(config: ServeConfig, role: str, domain: str) -> Place:
+    """Where a server of this configuration is."""
+    section: ServerSection = config.account if role == "as" else getattr(config, role)
+    port = section.port if section.port >= 0 else _PORTS[role]
+    listen = section.listen or config.serve.listen
+    public = section.public or config.serve.public or listen
+    for key, text in (("listen", listen), ("public", public)):
+        try:
+            ipaddress.ip_address(text)
+        except ValueError:
+            raise ConfigError(f"{key}: {text!r} is not an address, as 192.0.2.1") from None
+    if not 0 < port < 65536:
+        raise ConfigError(f"[{role}] port: expected 1 to 65535: others must know it")
+    return Place(
+        role=role,
+        name=normalise_fqdn(section.name or f"{role}.{domain}"),
+        bind=Endpoint(listen, port),
+        public=Endpoint(public, port),
+    )
+
+
+def serve(
+    config: ServeConfig, roles: Sequence[str], *, on_ready: Callable[[Servers], None]
+) -> None:
+    """Run until SIGTERM or SIGINT; ``on_ready`` once all servers can serve.
+
+    ConfigError and OSError before that; RefusedError if the AS refuses one of them.
+    """
+    servers = Servers(config, roles)
+    ended = gevent.event.Event()
+    handlers = [
+        gevent.signal_handler(number, ended.set) for number in (signal.SIGTERM, signal.SIGINT)
+    ]
+    try:
+        servers.open()
+        waiting = [servers.ready, servers.failed, ended]
+        gevent.wait(waiting, count=1)
+        if servers.ready.is_set():
+            on_ready(servers)
+        if not servers.failed.ready():
+            gevent.wait([servers.failed, ended], count=1)
+        if servers.failed.ready():
+            error = servers.failed.exception
+            raise error if isinstance(error, (NtmpatchError, OSError)) else ConfigError(str(error))
+    finally:
+        for handler in handlers:
+            handler.cancel()
+        servers.close()
