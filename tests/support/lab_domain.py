@@ -47,7 +47,7 @@ class Domain:
         self.process = host.popen(
             [*NTMPATCH, "serve", "all", "--config", self._config], env=clean_environment()
         )
-        self.process.wait_for("ready", START_TIMEOUT)
+        self.process.wait_for(f"serving {name}:", START_TIMEOUT)
 
     def add_account(self, label: str) -> str:
         """The enrolment token of a new node called so in the domain."""
