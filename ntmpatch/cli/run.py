@@ -111,7 +111,7 @@ def identity_environment(
             )
         from ntmpatch.runtime.enrol import enrol  # noqa: PLC0415 (only where it is needed)
 
-        enrol(settings.token, settings.state, ENROLMENT_TIMEOUT)
+        enrol(settings, ENROLMENT_TIMEOUT)
     variables = {STATE_VARIABLE: os.path.abspath(settings.state.path)}
     if settings.config_path is not None:
         variables[CONFIG_VARIABLE] = os.path.abspath(settings.config_path)
