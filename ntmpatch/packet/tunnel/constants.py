@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timers:
-    """All in seconds."""
+    """In seconds but for the last two."""
 
     rekey_after_time: float = 120.0
     """Age at which the initiator of a session that sends begins the next one."""
@@ -27,10 +27,11 @@ class Timers:
     """Of the secret behind cookies, and of a cookie received."""
     flood_interval: float = 0.02
     """Between two initiations that one peer may have answered (ours: wireguard-go's value)."""
+    rekey_after_messages: int = 1 << 60
+    """Packets sealed with a session after which either end begins the next one."""
+    reject_after_messages: int = (1 << 64) - (1 << 13) - 1
+    """Packets after which a session seals no more; above the counters of one batch stay free."""
 
-
-REKEY_AFTER_MESSAGES = 1 << 60
-REJECT_AFTER_MESSAGES = (1 << 64) - (1 << 13) - 1
 
 MAX_STAGED = 128
 """Packets that wait for a handshake, per peer (wireguard-go: 1024; ours are mostly SYNs)."""

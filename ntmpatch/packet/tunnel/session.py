@@ -13,13 +13,13 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from ntmpatch.base.drops import Drop
-from ntmpatch.packet.tunnel.constants import REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES
 from ntmpatch.packet.tunnel.replay import ReplayWindow
 from ntmpatch.wire.wireguard import DATA, DATA_HEADER_SIZE, MIN_DATA_SIZE, TAG_SIZE
 
 if TYPE_CHECKING:
     from ntmpatch.base.drops import DropCounter
     from ntmpatch.crypto.noise import SessionKeys
+    from ntmpatch.packet.tunnel.constants import Timers
 
 # type u8, reserved 3 and receiver u32 as one word | counter u64
 _HEADER = struct.Struct("<QQ")
@@ -42,11 +42,13 @@ class Session:
 
     __slots__ = (
         "_counter",
+        "_exhausted_after",
         "_open_into",
         "_receiving_word",
         "_replay",
         "_seal_into",
         "_sending_word",
+        "_worn_after",
         "created_at",
         "initiator",
         "local_index",
@@ -63,13 +65,13 @@ class Session:
         remote_index: int,
         initiator: bool,
         now: float,
-        reject_after_time: float,
+        times: Timers,
     ) -> None:
         self.local_index = local_index
         self.remote_index = remote_index
         self.initiator = initiator
         self.created_at = now
-        self.reject_at = now + reject_after_time
+        self.reject_at = now + times.reject_after_time
         self.sealed_size = 0
         """Bytes of all data messages made so far."""
         self._replay = ReplayWindow()
@@ -78,6 +80,8 @@ class Session:
         self._receiving_word = data_word(local_index)
         self._sending_word = data_word(remote_index)
         self._counter = 0
+        self._worn_after = times.rekey_after_messages
+        self._exhausted_after = times.reject_after_messages
 
     @property
     def is_exhausted(self) -> bool:
@@ -86,12 +90,12 @@ class Session:
         Asked once a batch: the 2^13 counters that are left then are far more than a batch has,
         and a counter that does not fit its field raises ``struct.error`` rather than wraps.
         """
-        return self._counter >= REJECT_AFTER_MESSAGES
+        return self._counter >= self._exhausted_after
 
     @property
     def is_worn(self) -> bool:
         """Whether so many packets were sealed that another session should follow."""
-        return self._counter >= REKEY_AFTER_MESSAGES
+        return self._counter >= self._worn_after
 
     def seal(self, plaintext: memoryview | bytes, out: memoryview) -> int:
         """Write one data message with ``plaintext`` to the start of ``out``; its size.

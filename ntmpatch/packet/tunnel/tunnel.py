@@ -379,7 +379,7 @@ class Tunnel(Generic[E]):
             remote_index=remote_index,
             initiator=initiator,
             now=now,
-            reject_after_time=self.times.reject_after_time,
+            times=self.times,
         )
         self._sessions[data_word(local_index)] = peer, session
         return session

@@ -8,6 +8,7 @@ import pytest
 from tunnel_net import TunnelNet
 
 from ntmpatch.base.drops import Drop
+from ntmpatch.packet.tunnel.constants import Timers
 from ntmpatch.packet.tunnel.cookie import CookieHolder
 from ntmpatch.packet.tunnel.tunnel import Established, Expired, Tunnel
 from ntmpatch.wire.wireguard import DATA, INITIATION, RESPONSE
@@ -160,6 +161,26 @@ def test_an_initiator_that_only_listens_renews_the_session_before_it_ends():
     assert [source for source, _, d in net.sent if d[0] == INITIATION] == ["a", "a"]
     net.run(100.0)
     assert b.peers[a.public_key].session(net.now) is not None
+
+
+def test_a_session_is_renewed_and_ends_by_its_count_of_packets_as_well():
+    net = TunnelNet()
+    times = Timers(rekey_after_messages=20, reject_after_messages=30)
+    a, b = net.add("a", timers=times), net.add("b", timers=times)
+    a.add_peer(b.public_key, endpoint="b")
+    b.add_peer(a.public_key, endpoint="a")
+    peer = a.peers[b.public_key]
+    for number in range(100):
+        peer.send(text(number), net.now)
+        net.run(1.0)
+    assert net.received["b"] == [text(number) for number in range(100)]
+    assert 4 <= kinds(net, INITIATION) <= 6
+    session = peer.session(net.now)
+    assert session is not None
+    out = memoryview(bytearray(64))
+    for number in range(30):
+        session.seal(text(number), out)
+    assert peer.session(net.now) is None
 
 
 def test_a_conversation_needs_no_keepalives():
