@@ -92,34 +92,42 @@ class Servers:
 
     def open(self) -> None:
         """Open all ports and begin; OSError if one is taken, ConfigError if a token is missing."""
+        for role in self._roles:
+            try:
+                self._open(role)
+            except OSError as error:
+                # Which of the ports it is says the place, where a file's name would stand.
+                place = f"[{role}] at {self.places[role].bind}"
+                raise OSError(error.errno, error.strerror, place) from error
+        for station in self._stations.values():
+            station.begin()
+
+    def _open(self, role: str) -> None:
         makers: dict[str, Callable[..., Party]] = {
             "as": self._make_account_server,
             "dc": self._make_direction_server,
             "ns": self._make_enrolled("ns", NotificationServer),
             "rs": self._make_enrolled("rs", RelayServer),
         }
-        for role in self._roles:
-            forwarding = RelayForwarding() if role == "rs" else None
-            station = ServerStation(
-                self._state.private_key(f"{role}.key"),
-                makers[role],
-                binds=[self.places[role].bind],
-                trace=self._trace,
-                persist=functools.partial(self._state.write, f"{role}.enrolment"),
-                on_ready=functools.partial(self._is_ready, role),
-                on_failed=self._has_failed,
-                on_datagram=forwarding.datagram if forwarding is not None else None,
-            )
-            self._stations[role] = station
-            self._closers.append(station.close)
-            self.drops[role] = station.station.tunnel.drops
-            if forwarding is not None:
-                forwarding.station = station.station
-            if role == "ns":
-                links = NotificationLinks(self.places[role].bind, station.station)
-                self._closers.append(links.close)
-        for station in self._stations.values():
-            station.begin()
+        forwarding = RelayForwarding() if role == "rs" else None
+        station = ServerStation(
+            self._state.private_key(f"{role}.key"),
+            makers[role],
+            binds=[self.places[role].bind],
+            trace=self._trace,
+            persist=functools.partial(self._state.write, f"{role}.enrolment"),
+            on_ready=functools.partial(self._is_ready, role),
+            on_failed=self._has_failed,
+            on_datagram=forwarding.datagram if forwarding is not None else None,
+        )
+        self._stations[role] = station
+        self._closers.append(station.close)
+        self.drops[role] = station.station.tunnel.drops
+        if forwarding is not None:
+            forwarding.station = station.station
+        if role == "ns":
+            links = NotificationLinks(self.places[role].bind, station.station)
+            self._closers.append(links.close)
 
     def close(self) -> None:
         """Close all ports."""

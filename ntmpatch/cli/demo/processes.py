@@ -10,7 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from ntmpatch.base.errors import NtmpatchError
+from ntmpatch.cli.exits import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,8 +22,11 @@ _TAIL_SIZE: Final = 2000
 """Bytes of a process's output that are looked through for its last line."""
 
 
-class DemoError(NtmpatchError):
+class DemoError(CommandError):
     """A part of the demo failed; the message says which, and what it said."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=1)
 
 
 class Crew:

@@ -1,0 +1,205 @@
+"""``serve``, ``account`` and enrolment by ``run``, with real servers on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ntmpatch.cli import run as run_module
+from ntmpatch.cli.demo.configuration import free_ports
+from ntmpatch.cli.main import run_command
+from ntmpatch.crypto.token import parse_token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+HOST = "127.0.0.1"
+ROLES = ("as", "dc", "ns", "rs", "dns")
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration on free ports, with its state in the test's own directory."""
+    for name in [name for name in os.environ if name.startswith("NTMPATCH_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state-home"))
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "servers.toml"
+    lines = [f'[serve]\nstate = "{tmp_path / "servers"}"']
+    for role, port in zip(ROLES, free_ports(HOST, len(ROLES)), strict=True):
+        lines.append(f"[{role}]\nport = {port}")
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+def servers(config: Path) -> Iterator[subprocess.Popen[str]]:
+    """All four servers, serving."""
+    command = [sys.executable, "-m", "ntmpatch", "serve", "all", "--config", str(config), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline())["ready"] is True
+            yield process
+        finally:
+            process.kill()
+
+
+def succeed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that is to succeed: its output."""
+    assert run_command([str(argument) for argument in arguments]) == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    return output.out
+
+
+def fail(capsys: pytest.CaptureFixture[str], status: int, *arguments: object) -> str:
+    """Run a command that is to fail: its one line."""
+    assert run_command([str(argument) for argument in arguments]) == status
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("ntmpatch: ")
+    assert output.err.count("\n") == 1
+    return output.err
+
+
+def test_add_prints_the_token_and_nothing_else(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = succeed(capsys, "account", "add", "Cam.home.example", "--config", config)
+    assert token.endswith("\n")
+    assert parse_token(token).fqdn == "cam.home.example"
+    rows = json.loads(succeed(capsys, "account", "list", "--json", "--config", config))
+    assert [(row["fqdn"], row["role"], row["status"]) for row in rows] == [
+        ("cam.home.example", "node", "invited")
+    ]
+    assert "cam.home.example  node  invited" in succeed(
+        capsys, "account", "list", "--config", config
+    )
+
+
+def test_what_accounts_refuse(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    succeed(capsys, "account", "add", "a.home.example", "--config", config)
+    for status, arguments, words in (
+        (os.EX_NOPERM, ["add", "a.home.example"], "already"),
+        (os.EX_NOPERM, ["revoke", "b.home.example"], "no account"),
+        (os.EX_NOPERM, ["reissue", "b.home.example"], "no account"),
+        (os.EX_CONFIG, ["add", "a.other.example"], "not in home.example"),
+        (os.EX_CONFIG, ["add", "bad..name"], "fully qualified"),
+        (os.EX_USAGE, ["add"], "FQDN"),
+        (os.EX_USAGE, ["add", "a.home.example", "--role", "king"], "king"),
+        (os.EX_USAGE, ["add", "a.home.example", "--days", "0"], "days"),
+    ):
+        assert words in fail(capsys, status, "account", *arguments, "--config", config)
+
+
+def test_check_tells_places_and_starts_nothing(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = json.loads(succeed(capsys, "serve", "--check", "--json", "--config", config))
+    assert sorted(facts["servers"]) == ["as", "dc", "ns", "rs"]
+    assert not (config.parent / "servers").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[serve]\ndomain = 'single'\n", "single"),
+        ("[serve]\nlisten = 'somewhere'\n", "somewhere"),
+        ("[serve]\nlisten = '0.0.0.0'\n", "public"),
+        ("[serve]\n\nstat = ''\n", "line 3: stat: unknown key"),
+        ("[rs]\nport = 3470\n", "[as]"),
+        ("[dc]\ntoken = 'nonsense'\n", "token"),
+        ("[as]\nport = 70000\n", "port"),
+        ("[serve\n", "broken.toml"),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_78(
+    config: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
+) -> None:
+    broken = config.with_name("broken.toml")
+    broken.write_text(text)
+    assert words in fail(capsys, os.EX_CONFIG, "serve", "--check", "--config", broken)
+
+
+def test_serve_ends_by_sigterm_with_success(servers: subprocess.Popen[str]) -> None:
+    servers.send_signal(signal.SIGTERM)
+    assert servers.wait(20) == 0
+
+
+def test_a_port_in_use_ends_serve_with_73_and_its_place(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = json.loads(succeed(capsys, "serve", "--check", "--json", "--config", config))
+    bind = places["servers"]["ns"]["bind"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind((HOST, int(bind.rpartition(":")[2])))
+        assert bind in fail(capsys, os.EX_CANTCREAT, "serve", "--config", config)
+
+
+def test_serve_alone_needs_a_token(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = fail(capsys, os.EX_CONFIG, "serve", "dc", "--config", config)
+    assert "account add --role dc" in line
+
+
+def test_a_token_is_good_once_and_a_revoked_account_for_nothing(
+    servers: Any, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert servers.poll() is None
+    here = config.parent
+    token = here / "token"
+    token.write_text(succeed(capsys, "account", "add", "a.home.example", "--config", config))
+    command = [sys.executable, "-m", "ntmpatch", "run", "--token", f"file:{token}"]
+
+    first = subprocess.run(
+        [*command, "--state", "one", "-c", "print('ran')"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (first.stdout, first.stderr, first.returncode) == ("ran\n", "", 0)
+
+    # The identity stays: the same command again asks nobody. Another state is another node.
+    token_again = ["run", "--token", f"file:{token}", "--state", "two", "-c", "pass"]
+    assert "used" in fail(capsys, os.EX_NOPERM, *token_again)
+    servers.kill()
+    servers.wait()
+    again = subprocess.run(
+        [*command, "--state", "one", "-c", "print('ran')"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (again.stdout, again.returncode) == ("ran\n", 0)
+
+
+def test_a_revoked_account_is_refused(
+    servers: Any, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert servers.poll() is None
+    token = succeed(capsys, "account", "add", "b.home.example", "--config", config)
+    succeed(capsys, "account", "revoke", "b.home.example", "--config", config)
+    line = fail(capsys, os.EX_NOPERM, "run", "--token", token, "--state", "three", "-c", "pass")
+    assert "revoked" in line
+    fresh = succeed(capsys, "account", "reissue", "b.home.example", "--config", config)
+    assert parse_token(fresh).fqdn == "b.home.example"
+
+
+def test_unreachable_servers_end_run_with_69_in_bounded_time(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "ENROLMENT_TIMEOUT", 1.0)
+    token = succeed(capsys, "account", "add", "c.home.example", "--config", config)
+    line = fail(capsys, os.EX_UNAVAILABLE, "run", "--token", token, "-c", "pass")
+    assert "does not answer" in line
+    assert token.strip() not in line
