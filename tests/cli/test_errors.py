@@ -25,6 +25,8 @@ from ntmpatch.wire import local
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ntmpatch.runtime.settings import NodeSettings
+
 TOKEN = Token(bytes(32), (Endpoint("192.0.2.1", 3470),), bytes(32), bytes(8), b"top-secret-bytes")
 
 
@@ -125,9 +127,9 @@ def test_an_enrolment_that_fails_ends_the_command(
     home = Path.cwd()
     asked: list[Any] = []
 
-    def enrol(token: Token, state: Any, timeout: float) -> None:
-        asked.append((token, timeout))
-        assert state.path == home / "state-home" / "ntmpatch"
+    def enrol(settings: NodeSettings, timeout: float) -> None:
+        asked.append((settings.token, timeout))
+        assert settings.state.path == home / "state-home" / "ntmpatch"
         raise error
 
     monkeypatch.setitem(sys.modules, "ntmpatch.runtime.enrol", types.SimpleNamespace(enrol=enrol))
