@@ -31,6 +31,7 @@ class Drop(StrEnum):
     # packets between tunnel and stack
     PACKET_FROM_UNROUTED_PEER = "packet: from a peer without virtual addresses"
     PACKET_WITHOUT_ROUTE = "packet: to an address that no peer has"
+    PACKET_QUEUE_FULL = "packet: too many wait to be sent"
 
     # stack (IP, ICMP, UDP, TCP inside the tunnel)
     PACKET_RUNT = "ip: too short for its header"

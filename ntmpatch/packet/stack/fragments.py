@@ -1,0 +1,150 @@
+"""Fragmentation and reassembly of IP packets (RFC 791 section 3.2, RFC 8200 section 4.5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from ntmpatch.base.drops import Drop
+from ntmpatch.base.timers import TimerQueue
+from ntmpatch.wire import ip
+from ntmpatch.wire.segments import SuperSegment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ntmpatch.base.drops import DropCounter
+
+REASSEMBLY_TIMEOUT = 60.0
+"""RFC 8200 section 4.5."""
+
+MAX_REASSEMBLIES = 64
+"""Ours: 64 packets of 64 KB under way at most, the oldest gives way."""
+
+_MAX_FRAGMENTS = 512
+"""Of one packet, so that small ones cannot multiply the bookkeeping."""
+
+_Key: TypeAlias = tuple[bytes, bytes, int, int]
+
+
+class _Partial:
+    """A packet of which some fragments have come."""
+
+    __slots__ = ("data", "pieces", "total_size")
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.pieces: dict[int, int] = {}
+        """Offset to end."""
+        self.total_size: int | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return self.total_size is not None and self.total_size == sum(
+            end - start for start, end in self.pieces.items()
+        )
+
+
+class Reassembler:
+    """All packets that are being put together."""
+
+    def __init__(self, drops: DropCounter) -> None:
+        self._drops = drops
+        self._partial: dict[_Key, _Partial] = {}
+        self._timers: TimerQueue[_Key] = TimerQueue()
+
+    def add(self, packet: ip.Packet, now: float) -> ip.Packet | None:
+        """Take a fragment; the whole packet, when it was the last that was missing."""
+        start = packet.fragment_offset
+        end = start + len(packet.payload)
+        if (
+            end > ip.MAX_PACKET_SIZE
+            or start == end
+            or (packet.more_fragments and len(packet.payload) % 8)
+        ):
+            self._drops.drop(Drop.FRAGMENT_MALFORMED)
+            return None
+        key = (packet.source, packet.destination, packet.protocol, packet.identification)
+        partial = self._partial.get(key)
+        if partial is None:
+            partial = self._begin(key, now)
+        if partial.pieces.get(start) == end:
+            return None  # a duplicate, which RFC 8200 lets be ignored
+        if not self._fits(partial, start, end, last=not packet.more_fragments):
+            # RFC 5722: the whole packet goes, not just this fragment.
+            self._forget(key)
+            self._drops.drop(Drop.FRAGMENT_OVERLAP)
+            return None
+        partial.pieces[start] = end
+        if len(partial.data) < end:
+            partial.data += bytes(end - len(partial.data))
+        partial.data[start:end] = packet.payload
+        if not packet.more_fragments:
+            partial.total_size = end
+        if not partial.is_complete:
+            return None
+        self._forget(key)
+        return ip.Packet(
+            packet.source, packet.destination, packet.protocol, memoryview(partial.data)
+        )
+
+    def _begin(self, key: _Key, now: float) -> _Partial:
+        if len(self._partial) >= MAX_REASSEMBLIES:
+            self._forget(next(iter(self._partial)))
+            self._drops.drop(Drop.FRAGMENT_TOO_MANY)
+        partial = self._partial[key] = _Partial()
+        self._timers.arm(key, now + REASSEMBLY_TIMEOUT)
+        return partial
+
+    def _fits(self, partial: _Partial, start: int, end: int, *, last: bool) -> bool:
+        total_size = partial.total_size
+        if total_size is not None and (end > total_size or last):
+            return False
+        if len(partial.pieces) >= _MAX_FRAGMENTS:
+            return False
+        if start >= len(partial.data):
+            return True  # in order, as nearly always
+        if last and end < len(partial.data):
+            return False
+        return all(end <= other or stop <= start for other, stop in partial.pieces.items())
+
+    def _forget(self, key: _Key) -> None:
+        del self._partial[key]
+        self._timers.cancel(key)
+
+    def poll_timeout(self) -> float | None:
+        """When the oldest packet is given up."""
+        return self._timers.earliest()
+
+    def handle_timeout(self, now: float) -> None:
+        """Give up what was not completed in time."""
+        for key in self._timers.pop_due(now):
+            del self._partial[key]
+            self._drops.drop(Drop.FRAGMENT_TIMEOUT)
+
+
+def fragment(
+    source: bytes,
+    destination: bytes,
+    protocol: int,
+    payload: memoryview,
+    *,
+    mtu: int,
+    identification: int,
+) -> Iterator[SuperSegment]:
+    """Packets of at most ``mtu`` bytes that carry ``payload``, which begins with its header."""
+    overhead = ip.header_size(source)
+    if overhead == ip.IPV6_HEADER_SIZE:
+        overhead += ip.FRAGMENT_HEADER_SIZE
+    step = (mtu - overhead) & ~7
+    for start in range(0, len(payload), step):
+        piece = payload[start : start + step]
+        header = ip.build_fragment(
+            source,
+            destination,
+            protocol,
+            len(piece),
+            identification=identification,
+            fragment_offset=start,
+            more_fragments=start + step < len(payload),
+        )
+        yield SuperSegment(destination, header, piece, max(1, len(piece)), ip.header_size(source))

@@ -1,0 +1,297 @@
+"""The virtual TCP/IP stack: packets and instants in, super-segments and callbacks out (Fig. 4)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ntmpatch.base.drops import Drop, DropCounter
+from ntmpatch.base.errors import UntrustedError
+from ntmpatch.packet.stack.fragments import Reassembler
+from ntmpatch.packet.stack.gro import extend_run
+from ntmpatch.packet.stack.icmp import IcmpService
+from ntmpatch.packet.stack.ports import os_error
+from ntmpatch.packet.stack.tcp.service import TcpService
+from ntmpatch.packet.stack.udp import UdpService
+from ntmpatch.wire import ip, tcp
+from ntmpatch.wire.checksum import is_valid
+from ntmpatch.wire.segments import SuperSegment, cut
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Container, Sequence
+
+    from ntmpatch.packet.stack.handlers import TcpHandler, UdpHandler
+    from ntmpatch.packet.stack.tcp.connection import TcpConnection
+    from ntmpatch.packet.stack.tcp.listener import TcpListener
+    from ntmpatch.packet.stack.udp import UdpSocket
+    from ntmpatch.wire import icmp
+
+DEFAULT_MTU = 1376
+"""Bytes of a packet: what every path of a tunnel carries in one datagram."""
+
+MAX_QUEUED = 4096
+"""Packets of no connection that wait to be sent; beyond, the newest is dropped."""
+
+LOOPBACK_BATCH = 64
+
+
+class Stack:
+    """One node's stack. Addresses are packed: 4 or 16 bytes."""
+
+    def __init__(
+        self,
+        *,
+        rng: random.Random,
+        now: float,
+        mtu: int = DEFAULT_MTU,
+        drops: DropCounter | None = None,
+        secret: bytes | None = None,
+    ) -> None:
+        self.drops = DropCounter() if drops is None else drops
+        self.mtu = mtu
+        self._addresses: dict[bytes, None] = {}
+        self._queue: deque[SuperSegment] = deque()
+        self._loopback: deque[bytes] = deque()
+        self._reassembler = Reassembler(self.drops)
+        self.tcp = TcpService(
+            rng=rng,
+            secret=os.urandom(16) if secret is None else secret,
+            now=now,
+            mtu=mtu,
+            drops=self.drops,
+            emit=self._emit,
+            is_own=self._addresses.__contains__,
+        )
+        self.udp = UdpService(
+            rng=rng, mtu=mtu, drops=self.drops, emit=self._emit, source_for=self.source_for
+        )
+        self._icmp = IcmpService(
+            now=now, drops=self.drops, emit=self._emit, on_error=self._icmp_error
+        )
+        self._scratch = memoryview(bytearray(1 << 18))
+
+    # --- addresses ---------------------------------------------------------------------------
+
+    def add_address(self, address: bytes) -> None:
+        """Answer for ``address``."""
+        self._addresses[address] = None
+
+    def remove_address(self, address: bytes) -> None:
+        """Answer for it no more; connections that use it end with ENETDOWN."""
+        self._addresses.pop(address, None)
+        for conn in self.tcp.connections:
+            if conn.local[0] == address:
+                conn.fail(errno.ENETDOWN)
+
+    def source_for(self, remote: bytes) -> bytes:
+        """Our address of the family of ``remote``; OSError EADDRNOTAVAIL if there is none."""
+        if remote in self._addresses:
+            return remote
+        for address in self._addresses:
+            if len(address) == len(remote):
+                return address
+        raise os_error(errno.EADDRNOTAVAIL)
+
+    # --- sockets -----------------------------------------------------------------------------
+
+    def listen_tcp(
+        self,
+        address: bytes | None,
+        port: int,
+        *,
+        family: int,
+        backlog: int,
+        accept: Callable[[TcpConnection], TcpHandler],
+        reuse_address: bool = True,
+        reuse_port: bool = False,
+    ) -> TcpListener:
+        """Accept connections to a port; ``address`` None: of all addresses of ``family``."""
+        self._require(address)
+        return self.tcp.listen(
+            address,
+            port,
+            family=family,
+            backlog=backlog,
+            accept=accept,
+            reuse_address=reuse_address,
+            reuse_port=reuse_port,
+        )
+
+    def connect_tcp(
+        self,
+        remote: bytes,
+        port: int,
+        handler: TcpHandler,
+        now: float,
+        *,
+        local: bytes | None = None,
+        local_port: int = 0,
+    ) -> TcpConnection:
+        """Begin to open a connection; its outcome is told to ``handler``."""
+        self._require(local)
+        source = self.source_for(remote) if local is None else local
+        return self.tcp.connect((source, local_port), (remote, port), handler, now)
+
+    def bind_udp(
+        self,
+        address: bytes | None,
+        port: int,
+        handler: UdpHandler,
+        *,
+        family: int,
+        reuse_address: bool = False,
+        reuse_port: bool = False,
+    ) -> UdpSocket:
+        """Bind a UDP socket; ``address`` None: to all addresses of ``family``."""
+        self._require(address)
+        return self.udp.bind(
+            address,
+            port,
+            handler,
+            family=family,
+            reuse_address=reuse_address,
+            reuse_port=reuse_port,
+        )
+
+    def _require(self, address: bytes | None) -> None:
+        if address is not None and address not in self._addresses:
+            raise os_error(errno.EADDRNOTAVAIL)
+
+    def has_unacknowledged_data(self) -> bool:
+        """Whether anything that programs wrote has not arrived at the far end."""
+        return any(conn.is_unsent() for conn in self.tcp.connections)
+
+    # --- packets -----------------------------------------------------------------------------
+
+    def receive(
+        self,
+        packets: Sequence[memoryview],
+        allowed: Container[bytes],
+        now: float,
+        *,
+        verify: bool = False,
+    ) -> None:
+        """Take packets of one peer, in order; sources not ``allowed`` are dropped by name.
+
+        ``verify``: check transport checksums, which a peer with a kernel's stack fills in.
+        """
+        index = 0
+        count = len(packets)
+        while index < count:
+            whole = packets[index]
+            index += 1
+            try:
+                packet = ip.parse_untrusted(whole)
+            except UntrustedError as error:
+                self.drops.drop(error.drop)
+                continue
+            source = packet.source
+            if source not in allowed:
+                self.drops.drop(Drop.PACKET_WRONG_SOURCE)
+                continue
+            if packet.destination not in self._addresses:
+                self.drops.drop(Drop.PACKET_NOT_OURS)
+                continue
+            if packet.is_fragment:
+                assembled = self._reassembler.add(packet, now)
+                if assembled is None:
+                    continue
+                packet = assembled
+            if packet.protocol != ip.TCP:
+                self._other(packet, whole, now, verify=verify)
+                continue
+            segment = self._segment(packet, verify=verify)
+            if segment is None:
+                continue
+            if (
+                index < count
+                and segment.size
+                and not verify
+                and not segment.flags & ~(tcp.ACK | tcp.PSH)
+            ):
+                header_size = len(packet.payload) - segment.size
+                header = bytes(packet.payload[8:header_size])
+                flow = source + packet.destination
+                index = extend_run(segment, packets, index, flow, header)
+            self.tcp.arrive(source, packet.destination, segment, now)
+
+    def _segment(self, packet: ip.Packet, *, verify: bool) -> tcp.Segment | None:
+        if verify and not is_valid(packet.source + packet.destination, ip.TCP, packet.payload):
+            self.drops.drop(Drop.TRANSPORT_BAD_CHECKSUM)
+            return None
+        try:
+            return tcp.parse_untrusted(packet.payload)
+        except UntrustedError as error:
+            self.drops.drop(error.drop)
+            return None
+
+    def _other(self, packet: ip.Packet, whole: memoryview, now: float, *, verify: bool) -> None:
+        if packet.protocol == ip.UDP:
+            if not self.udp.arrive(packet, verify=verify):
+                self._icmp.port_unreachable(packet, whole, now)
+        elif packet.protocol == (ip.ICMP if len(packet.source) == 4 else ip.ICMPV6):
+            self._icmp.arrive(packet, now, verify=verify)
+        else:
+            self.drops.drop(Drop.PACKET_UNKNOWN_PROTOCOL)
+
+    def poll_transmit(self, now: float) -> SuperSegment | None:
+        """The next super-segment for the tunnel; what is for ourselves is dealt with here."""
+        while True:
+            segment = self._queue.popleft() if self._queue else self.tcp.poll(now)
+            if segment is None:
+                if not self._loopback:
+                    return None
+                self._deliver_loopback(now)
+                continue
+            if segment.destination not in self._addresses:
+                return segment
+            for packet in cut(segment, self._scratch, checksums=False):
+                self._loopback.append(bytes(packet))
+            if len(self._loopback) >= LOOPBACK_BATCH:
+                self._deliver_loopback(now)
+
+    def _deliver_loopback(self, now: float) -> None:
+        packets = [memoryview(packet) for packet in self._loopback]
+        self._loopback.clear()
+        self.receive(packets, self._addresses, now)
+
+    def poll_timeout(self) -> float | None:
+        """When ``handle_timeout`` wants to be called."""
+        mine = self.tcp.timers.earliest()
+        theirs = self._reassembler.poll_timeout()
+        if mine is None or (theirs is not None and theirs < mine):
+            return theirs
+        return mine
+
+    def handle_timeout(self, now: float) -> None:
+        """Do what is due."""
+        self.tcp.handle_timeout(now)
+        self._reassembler.handle_timeout(now)
+
+    def path_changed(self, remote: bytes, now: float) -> None:
+        """The way to ``remote`` is another one: its connections go on at once."""
+        self.tcp.path_changed(remote, now)
+
+    def host_unreachable(self, destination: bytes, now: float) -> None:
+        """Nobody carries packets to ``destination``: connections being opened fail."""
+        del now
+        self.tcp.unreachable(destination, errno.EHOSTUNREACH)
+
+    def _emit(self, segment: SuperSegment) -> None:
+        if len(self._queue) >= MAX_QUEUED:
+            self.drops.drop(Drop.PACKET_QUEUE_FULL)
+            return
+        self._queue.append(segment)
+
+    def _icmp_error(self, quote: icmp.Quote, error: int) -> None:
+        local = (quote.source, quote.source_port)
+        remote = (quote.destination, quote.destination_port)
+        if quote.protocol == ip.TCP:
+            self.tcp.icmp_error((*local, *remote), quote.seq, error)
+        elif quote.protocol == ip.UDP:
+            self.udp.error(local, remote, error)
+        else:
+            self.drops.drop(Drop.ICMP_NO_FLOW)

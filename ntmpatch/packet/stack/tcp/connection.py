@@ -1,0 +1,238 @@
+"""One TCP connection: its variables (RFC 9293 section 3.3.1) and what the program may ask of it.
+
+Sequence numbers are kept unwrapped, as integers that only grow; the wire's 32 bits are taken as
+the nearest such number. So there is no comparison modulo 2^32 anywhere else.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+from typing import TYPE_CHECKING
+
+from ntmpatch.packet.stack.tcp.congestion import Cubic
+from ntmpatch.packet.stack.tcp.reassembly import Reassembly
+from ntmpatch.packet.stack.tcp.rto import RttEstimator
+from ntmpatch.packet.stack.tcp.scoreboard import Scoreboard
+from ntmpatch.packet.stack.tcp.sendbuffer import SendBuffer
+from ntmpatch.packet.stack.tcp.states import SENDING, State
+from ntmpatch.wire import ip
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable
+
+    from ntmpatch.packet.stack.handlers import TcpHandler
+    from ntmpatch.packet.stack.tcp.service import TcpService
+
+SEND_BUFFER_SIZE = 1 << 20
+RECEIVE_BUFFER_SIZE = 4 << 20
+WINDOW_SCALE = 7
+"""Ours: 65,535 · 2^7 is more than the receive buffer."""
+DEFAULT_MSS = 536
+"""RFC 9293 MUST-15, if the SYN says none; 1220 for IPv6."""
+DEFAULT_MSS_IPV6 = 1220
+
+
+class Timer(enum.IntEnum):
+    """What a connection waits for."""
+
+    RETRANSMIT = 1
+    DELAYED_ACK = 2
+    PROBE = 3
+    """The tail of what was sent is not acknowledged (RFC 8985 section 7)."""
+    KEEPALIVE = 4
+    LINGER = 5
+    """TIME-WAIT, or FIN-WAIT-2 of a connection that nobody reads."""
+
+
+class TcpConnection:
+    """A connection; ``local`` and ``remote`` are (packed address, port)."""
+
+    def __init__(
+        self,
+        service: TcpService,
+        local: tuple[bytes, int],
+        remote: tuple[bytes, int],
+        *,
+        iss: int,
+        state: State,
+    ) -> None:
+        self.service = service
+        self.local = local
+        self.remote = remote
+        self.state = state
+        self.handler: TcpHandler | None = None
+        self.accept: Callable[[TcpConnection], TcpHandler] | None = None
+        """Of a connection that a listener made: asked for the handler when it is established."""
+        self.release_slot: Callable[[TcpConnection], None] | None = None
+        # Options of the program.
+        self.nodelay = False
+        self.cork = False
+        self.keepalive: tuple[float, float, int] | None = None
+        """Seconds of idleness, seconds between probes, probes (RFC 9293 section 3.8.4)."""
+        # Send sequence space.
+        self.iss = iss
+        self.snd_una = iss
+        self.snd_nxt = iss
+        self.snd_max = iss
+        """The highest SND.NXT there was; a time-out takes SND.NXT back no further than needed."""
+        self.snd_wnd = 0
+        self.snd_wl1 = 0
+        self.snd_wl2 = 0
+        self.snd_scale = 0
+        self.send_buffer = SendBuffer(SEND_BUFFER_SIZE)
+        self.fin_seq: int | None = None
+        """Where our FIN is in the sequence space, once the program has ended its stream."""
+        self.blocked = False
+        """``send_space`` was empty: the handler waits to be told that it is not."""
+        # Receive sequence space.
+        self.irs = 0
+        self.rcv_nxt = 0
+        self.rcv_adv = 0
+        """The right edge of the window that was advertised; it never moves left."""
+        self.rcv_scale = 0
+        self.waiting: deque[bytes] | None = None
+        """In-order data that the program has not taken."""
+        self.waiting_size = 0
+        self.reassembly = Reassembly()
+        self.fin_received: int | None = None
+        self.eof_told = False
+        # Options of the connection.
+        self.mss = DEFAULT_MSS if len(local[0]) == 4 else DEFAULT_MSS_IPV6
+        """Bytes of data in one full segment to send, options counted."""
+        self.timestamps = False
+        self.sack = False
+        self.ts_recent = 0
+        self.ts_recent_at = 0.0
+        # Round trips, congestion, recovery.
+        self.rtt = RttEstimator()
+        self.congestion = Cubic(self.mss)
+        self.scoreboard = Scoreboard()
+        self.recovery_point: int | None = None
+        self.in_timeout = False
+        self.duplicate_acks = 0
+        self.retransmissions = 0
+        self.timeouts = 0
+        self.timed_seq: int | None = None
+        self.timed_at = 0.0
+        """One segment is timed where there are no timestamps (Karn)."""
+        self.first_timeout_at: float | None = None
+        self.last_sent_at = 0.0
+        self.last_heard_at = 0.0
+        self.probes_sent = 0
+        # What is to be sent besides data.
+        self.syn_due = False
+        self.ack_due = False
+        self.probe_due = False
+        self.unacknowledged_segments = 0
+        self.queued = False
+        """In the service's queue of connections that may have something to send."""
+        self.done = False
+        self.abandoned = False
+        """The program has closed: nobody reads what still comes."""
+
+    def __repr__(self) -> str:
+        return f"<TcpConnection {self.local[1]} → {self.remote[1]} {self.state.name}>"
+
+    # --- what the program asks -----------------------------------------------------------
+
+    def send_space(self) -> memoryview:
+        """A contiguous part of the send buffer to fill; empty: wait for ``writable``."""
+        if self.fin_seq is not None or self.state not in SENDING:
+            return memoryview(b"")
+        space = self.send_buffer.space()
+        if not space:
+            self.blocked = True
+        return space
+
+    def commit(self, size: int, now: float) -> None:
+        """``size`` bytes of what ``send_space`` gave are to be sent."""
+        del now
+        self.send_buffer.commit(size)
+        self.service.wake(self)
+
+    def resume(self, now: float) -> None:
+        """The handler can take data again."""
+        self.service.deliver_waiting(self, now)
+
+    def shutdown_write(self, now: float) -> None:
+        """End the stream: FIN goes behind what is in the send buffer."""
+        if self.fin_seq is not None:
+            return
+        if self.state in (State.SYN_SENT, State.CLOSED):
+            self.service.finish(self, 0)
+            return
+        if self.state is State.ESTABLISHED or self.state is State.SYN_RECEIVED:
+            self.state = State.FIN_WAIT_1
+        elif self.state is State.CLOSE_WAIT:
+            self.state = State.LAST_ACK
+        else:
+            return
+        self.fin_seq = self.snd_una + self.send_buffer.size + self._syn_size()
+        del now
+        self.service.wake(self)
+
+    def _syn_size(self) -> int:
+        """1 while our SYN is not acknowledged: it precedes the buffer's first byte."""
+        return 1 if self.snd_una == self.iss else 0
+
+    def close(self, now: float) -> None:
+        """Nobody reads or writes any more; with data unread, by RST (RFC 2525 section 2.17)."""
+        if self.done or self.abandoned:
+            return
+        self.abandoned = True
+        if self.waiting_size:
+            self.abort(now)
+            return
+        self.shutdown_write(now)
+        if self.state is State.FIN_WAIT_2:
+            self.service.linger(self, now)
+
+    def abort(self, now: float) -> None:
+        """End at once, by RST where the far end knows of us."""
+        if not self.done:
+            self.service.abort(self, now)
+
+    # --- for input and output -------------------------------------------------------------
+
+    def unwrap(self, wire: int, near: int) -> int:
+        """The unwrapped number nearest to ``near`` whose low 32 bits are ``wire``."""
+        return near + ((wire - near + 0x80000000) & 0xFFFFFFFF) - 0x80000000
+
+    @property
+    def flight(self) -> int:
+        """Bytes of sequence space sent and not acknowledged."""
+        return self.snd_nxt - self.snd_una
+
+    @property
+    def data_end(self) -> int:
+        """The sequence number behind the last byte in the send buffer."""
+        return self.snd_una + self._syn_size() + self.send_buffer.size
+
+    def receive_window(self) -> int:
+        """Bytes that we can take from RCV.NXT on."""
+        room = RECEIVE_BUFFER_SIZE - self.waiting_size
+        return max(room, self.rcv_adv - self.rcv_nxt, 0)
+
+    def effective_mss(self, path_mtu: int, peer_mss: int) -> int:
+        """Data in one segment: the smaller of both ends' words, less our options."""
+        ours = path_mtu - ip.header_size(self.local[0]) - 20
+        return max(64, min(ours, peer_mss) - (12 if self.timestamps else 0))
+
+    def fail(self, error: int) -> None:
+        """End with an error that the program learns."""
+        self.service.finish(self, error)
+
+    def is_unsent(self) -> bool:
+        """Whether anything waits to be sent or acknowledged."""
+        return not self.done and (self.send_buffer.size > 0 or self.fin_unacknowledged())
+
+    def fin_unacknowledged(self) -> bool:
+        """Whether our FIN was asked for and has not been acknowledged."""
+        return self.fin_seq is not None and self.snd_una <= self.fin_seq
+
+    def soft_error(self, error: int) -> None:
+        """An ICMP error: final before the connection stands, else a hint (RFC 5461)."""
+        if self.state is State.SYN_SENT:
+            self.fail(error if error else errno.EHOSTUNREACH)

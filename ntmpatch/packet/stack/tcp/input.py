@@ -1,0 +1,331 @@
+"""Segment arrives (RFC 9293 section 3.10.7): in the order of that section's steps."""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ntmpatch.base.drops import Drop
+from ntmpatch.packet.stack.tcp.connection import TcpConnection, Timer
+from ntmpatch.packet.stack.tcp.output import DELAYED_ACK_TIMEOUT
+from ntmpatch.packet.stack.tcp.recovery import acknowledged
+from ntmpatch.packet.stack.tcp.states import RECEIVING, State
+from ntmpatch.wire import tcp
+
+if TYPE_CHECKING:
+    from ntmpatch.packet.stack.tcp.service import TcpService
+    from ntmpatch.wire.tcp import Segment
+
+PAWS_IDLE_LIMIT = 24 * 86400.0
+"""RFC 7323 section 5.5: a timestamp that old says nothing any more."""
+
+
+def segment_arrives(conn: TcpConnection, service: TcpService, seg: Segment, now: float) -> None:
+    """Take one segment, or one run of in-order segments."""
+    conn.last_heard_at = now
+    conn.probes_sent = 0
+    if conn.state is State.SYN_SENT:
+        _in_syn_sent(conn, service, seg, now)
+        return
+    seq = conn.unwrap(seg.seq, conn.rcv_nxt)
+    size = seg.size + bool(seg.flags & tcp.SYN) + bool(seg.flags & tcp.FIN)
+    if not _is_recent(conn, seg, now):
+        service.drops.drop(Drop.TCP_PAWS)
+        if not seg.flags & tcp.RST:
+            _acknowledge_now(conn, service)
+        return
+    # First: is it acceptable? (Table 6)
+    window = conn.receive_window()
+    if not (seq <= conn.rcv_nxt + window and seq + size >= conn.rcv_nxt) or (
+        size and (seq + size <= conn.rcv_nxt or seq >= conn.rcv_nxt + window)
+    ):
+        if seg.flags & tcp.RST:
+            service.drops.drop(Drop.TCP_OUT_OF_WINDOW)
+            return
+        _unacceptable(conn, service, seg, seq, size, now)
+        return
+    # Second: RST (RFC 5961 section 3).
+    if seg.flags & tcp.RST:
+        if seq == conn.rcv_nxt:
+            _reset(conn, service)
+        else:
+            service.challenge(conn, now)
+        return
+    # Fourth: SYN (RFC 5961 section 4).
+    if seg.flags & tcp.SYN:
+        if conn.state is State.SYN_RECEIVED and seq == conn.irs:
+            conn.syn_due = True
+            service.wake(conn)
+        else:
+            service.challenge(conn, now)
+        return
+    # Fifth: ACK.
+    if not seg.flags & tcp.ACK:
+        service.drops.drop(Drop.TCP_UNEXPECTED_FLAGS)
+        return
+    if not _process_ack(conn, service, seg, seq, now):
+        return
+    _remember_timestamp(conn, seg, seq, now)
+    # Seventh: data; eighth: FIN.
+    if seg.size or seg.flags & tcp.FIN:
+        _take_text(conn, service, seg, seq, now)
+
+
+def _in_syn_sent(conn: TcpConnection, service: TcpService, seg: Segment, now: float) -> None:
+    """RFC 9293 section 3.10.7.3."""
+    ack_good = False
+    if seg.flags & tcp.ACK:
+        ack = conn.unwrap(seg.ack, conn.snd_nxt)
+        ack_good = conn.iss < ack <= conn.snd_nxt
+        if not ack_good:
+            service.drops.drop(Drop.TCP_UNACCEPTABLE_ACK)
+            if not seg.flags & tcp.RST:
+                service.send_reset(conn.local, conn.remote, seg)
+            return
+    if seg.flags & tcp.RST:
+        if ack_good:
+            conn.fail(errno.ECONNREFUSED)
+        else:
+            service.drops.drop(Drop.TCP_UNEXPECTED_FLAGS)
+        return
+    if not seg.flags & tcp.SYN:
+        service.drops.drop(Drop.TCP_UNEXPECTED_FLAGS)
+        return
+    take_syn(conn, service, seg, now)
+    conn.snd_wnd = seg.window  # of a SYN, never scaled
+    conn.snd_wl1 = conn.irs
+    if not ack_good:
+        # Simultaneous open: both have sent a SYN; ours goes again, with an ACK.
+        conn.state = State.SYN_RECEIVED
+        conn.syn_due = True
+        service.wake(conn)
+        return
+    conn.snd_wl2 = conn.iss + 1
+    _syn_acknowledged(conn, service, seg, now)
+    conn.ack_due = True
+    service.establish(conn, now)
+    if seg.size or seg.flags & tcp.FIN:
+        _take_text(conn, service, seg, conn.irs + 1, now)
+
+
+def take_syn(conn: TcpConnection, service: TcpService, seg: Segment, now: float) -> None:
+    """What the far end's SYN says of its sequence numbers and options."""
+    options = seg.options
+    conn.irs = seg.seq
+    conn.rcv_nxt = conn.rcv_adv = conn.irs + 1
+    conn.fin_received = None
+    if options.window_scale is not None:
+        conn.snd_scale = options.window_scale
+        conn.rcv_scale = service.window_scale
+    conn.timestamps = options.timestamp is not None
+    if options.timestamp is not None:
+        conn.ts_recent = options.timestamp
+        conn.ts_recent_at = now
+    conn.sack = options.sack_permitted
+    conn.mss = conn.effective_mss(service.mtu, options.mss or conn.mss)
+    conn.congestion.set_mss(conn.mss)
+
+
+def _syn_acknowledged(conn: TcpConnection, service: TcpService, seg: Segment, now: float) -> None:
+    conn.snd_una = conn.iss + 1
+    service.timers.cancel((conn, Timer.RETRANSMIT))
+    if conn.timestamps and seg.options.echo:
+        service.sample_rtt(conn, seg.options.echo, now)
+    elif conn.timed_seq is not None and not conn.rtt.backoff:
+        conn.rtt.sample(now - conn.timed_at)
+    conn.timed_seq = None
+    if conn.rtt.backoff and conn.rtt.srtt is None:
+        conn.rtt.sample(3.0 / 3)  # RFC 6298 (5.7): after a lost SYN, begin cautiously
+    conn.rtt.progress()
+    conn.first_timeout_at = None
+
+
+def _is_recent(conn: TcpConnection, seg: Segment, now: float) -> bool:
+    """PAWS (RFC 7323 section 5.3)."""
+    stamp = seg.options.timestamp
+    if not conn.timestamps or stamp is None or seg.flags & tcp.RST:
+        return True
+    if (stamp - conn.ts_recent) & 0xFFFFFFFF < 0x80000000:
+        return True
+    return now - conn.ts_recent_at > PAWS_IDLE_LIMIT
+
+
+def _remember_timestamp(conn: TcpConnection, seg: Segment, seq: int, now: float) -> None:
+    """RFC 7323 section 4.3."""
+    stamp = seg.options.timestamp
+    if conn.timestamps and stamp is not None and seq <= conn.rcv_nxt:
+        conn.ts_recent = stamp
+        conn.ts_recent_at = now
+
+
+def _unacceptable(
+    conn: TcpConnection, service: TcpService, seg: Segment, seq: int, size: int, now: float
+) -> None:
+    """Outside the window: say where we are; but an ACK in it may still count."""
+    service.drops.drop(Drop.TCP_OUT_OF_WINDOW)
+    if conn.state is State.TIME_WAIT and seg.flags & tcp.FIN:
+        service.linger(conn, now)
+    if not size and seq == conn.rcv_nxt - 1:
+        _acknowledge_now(conn, service)  # a keep-alive
+    elif seq + size <= conn.rcv_nxt or seg.size:
+        if seg.flags & tcp.ACK and not seg.flags & tcp.SYN:
+            _process_ack(conn, service, seg, seq, now)
+        _acknowledge_now(conn, service)
+
+
+def _acknowledge_now(conn: TcpConnection, service: TcpService) -> None:
+    conn.ack_due = True
+    service.wake(conn)
+
+
+def _reset(conn: TcpConnection, service: TcpService) -> None:
+    """RFC 9293 section 3.10.7.4, second step."""
+    if conn.state in (State.CLOSING, State.LAST_ACK, State.TIME_WAIT):
+        service.finish(conn, 0)
+    elif conn.state is State.SYN_RECEIVED and conn.accept is not None:
+        service.finish(conn, 0)  # the listener never hears of it
+    elif conn.state is State.SYN_RECEIVED:
+        service.finish(conn, errno.ECONNREFUSED)
+    else:
+        service.finish(conn, errno.ECONNRESET)
+
+
+def _process_ack(
+    conn: TcpConnection, service: TcpService, seg: Segment, seq: int, now: float
+) -> bool:
+    """The fifth step; whether the segment is to be read on."""
+    ack = conn.unwrap(seg.ack, conn.snd_una)
+    if conn.state is State.SYN_RECEIVED:
+        if not conn.iss < ack <= conn.snd_max:
+            service.drops.drop(Drop.TCP_UNACCEPTABLE_ACK)
+            service.send_reset(conn.local, conn.remote, seg)
+            return False
+        conn.snd_wnd = seg.window << conn.snd_scale
+        conn.snd_wl1, conn.snd_wl2 = seq, ack
+        _syn_acknowledged(conn, service, seg, now)
+        if not service.establish(conn, now):
+            return False
+    if ack > conn.snd_max:
+        service.drops.drop(Drop.TCP_UNACCEPTABLE_ACK)
+        _acknowledge_now(conn, service)
+        return False
+    acknowledged(conn, service, seg, seq, ack, now)
+    if conn.done:
+        return False
+    if conn.fin_seq is not None and conn.snd_una > conn.fin_seq:
+        _fin_acknowledged(conn, service, now)
+    return not conn.done
+
+
+def _fin_acknowledged(conn: TcpConnection, service: TcpService, now: float) -> None:
+    if conn.state is State.FIN_WAIT_1:
+        conn.state = State.FIN_WAIT_2
+        if conn.abandoned:
+            service.linger(conn, now)
+    elif conn.state is State.CLOSING:
+        service.time_wait(conn, now)
+    elif conn.state is State.LAST_ACK:
+        service.finish(conn, 0)
+
+
+def _take_text(
+    conn: TcpConnection, service: TcpService, seg: Segment, seq: int, now: float
+) -> None:
+    """The seventh and eighth steps: data in order go on, others wait; then the FIN."""
+    if conn.state not in RECEIVING:
+        _acknowledge_now(conn, service)
+        return
+    if conn.abandoned and seg.size and seq + seg.size > conn.rcv_nxt:
+        # Nobody will ever read it: say so (RFC 9293 section 3.6.1, RFC 2525 section 2.17).
+        service.drops.drop(Drop.TCP_AFTER_CLOSE)
+        service.abort(conn, now)
+        return
+    if seg.flags & tcp.FIN:
+        conn.fin_received = seq + seg.size
+    expected = conn.rcv_nxt
+    was_waiting = bool(conn.reassembly)
+    if seg.size:
+        pieces = seg.payload
+        limit = conn.rcv_nxt + conn.receive_window()
+        if seq + seg.size > limit:
+            pieces = _clip(pieces, limit - seq)
+            conn.fin_received = None if conn.fin_received == seq + seg.size else conn.fin_received
+        if seq < expected:
+            pieces = _skip(pieces, expected - seq)
+            seq = expected
+        if seq == expected:
+            if pieces:
+                _in_order(conn, service, pieces, now)
+        elif pieces and not conn.reassembly.add(seq, b"".join(pieces)):
+            service.drops.drop(Drop.TCP_REASSEMBLY_FULL)
+    if conn.done:
+        return
+    if conn.fin_received is not None and conn.rcv_nxt == conn.fin_received:
+        _take_fin(conn, service, now)
+        return
+    if seq > expected or was_waiting or conn.rcv_nxt == expected:
+        # RFC 5681 section 4.2: out of order, or filling a gap: at once.
+        _acknowledge_now(conn, service)
+        return
+    conn.unacknowledged_segments += len(seg.payload)
+    if conn.unacknowledged_segments >= 2 or service.is_young(conn):
+        _acknowledge_now(conn, service)
+    elif service.timers.due_at((conn, Timer.DELAYED_ACK)) is None:
+        service.timers.arm((conn, Timer.DELAYED_ACK), now + DELAYED_ACK_TIMEOUT)
+
+
+def _in_order(
+    conn: TcpConnection, service: TcpService, pieces: list[memoryview], now: float
+) -> None:
+    conn.rcv_nxt += sum(map(len, pieces))
+    views = pieces
+    if conn.reassembly:
+        more = conn.reassembly.take(conn.rcv_nxt)
+        conn.rcv_nxt += sum(map(len, more))
+        views = [*pieces, *(memoryview(piece) for piece in more)]
+    if conn.waiting is None and conn.handler is not None:
+        taken = conn.handler.deliver(views)
+        views = _skip(views, taken)
+    if views and not conn.done:
+        if conn.waiting is None:
+            conn.waiting = deque()
+        for view in views:
+            conn.waiting.append(bytes(view))
+            conn.waiting_size += len(view)
+    del service, now
+
+
+def _take_fin(conn: TcpConnection, service: TcpService, now: float) -> None:
+    conn.rcv_nxt += 1
+    _acknowledge_now(conn, service)
+    if conn.state is State.ESTABLISHED:
+        conn.state = State.CLOSE_WAIT
+    elif conn.state is State.FIN_WAIT_1:
+        # Whether our FIN is acknowledged was decided in the fifth step.
+        conn.state = State.CLOSING
+    elif conn.state is State.FIN_WAIT_2:
+        service.time_wait(conn, now)
+    service.tell_end(conn)
+
+
+def _skip(pieces: list[memoryview], size: int) -> list[memoryview]:
+    """``pieces`` without their first ``size`` bytes."""
+    if not size:
+        return pieces
+    for index, piece in enumerate(pieces):
+        if size < len(piece):
+            return [piece[size:], *pieces[index + 1 :]]
+        size -= len(piece)
+    return []
+
+
+def _clip(pieces: list[memoryview], size: int) -> list[memoryview]:
+    """The first ``size`` bytes of ``pieces``."""
+    clipped: list[memoryview] = []
+    for piece in pieces:
+        if size <= 0:
+            break
+        clipped.append(piece[:size])
+        size -= len(piece)
+    return clipped

@@ -1,0 +1,471 @@
+"""TCP of one stack: connections and listeners, their timers, and what has to be sent."""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from hashlib import blake2s
+from typing import TYPE_CHECKING
+
+from ntmpatch.base.drops import Drop
+from ntmpatch.base.timers import TimerQueue
+from ntmpatch.packet.stack.ports import addresses_overlap, choose_ephemeral, os_error
+from ntmpatch.packet.stack.tcp.connection import WINDOW_SCALE, TcpConnection, Timer
+from ntmpatch.packet.stack.tcp.input import segment_arrives, take_syn
+from ntmpatch.packet.stack.tcp.listener import TcpListener
+from ntmpatch.packet.stack.tcp.output import tail, transmit
+from ntmpatch.packet.stack.tcp.recovery import path_changed, retransmission_timeout
+from ntmpatch.packet.stack.tcp.states import SENDING, SYNCHRONISED, State
+from ntmpatch.wire import ip, tcp
+from ntmpatch.wire.segments import SuperSegment
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from ntmpatch.base.drops import DropCounter
+    from ntmpatch.packet.stack.handlers import TcpHandler
+    from ntmpatch.wire.tcp import Segment
+
+TIME_WAIT_TIMEOUT = 60.0
+FIN_WAIT_2_TIMEOUT = 60.0
+"""Of a connection that the program has closed (Linux's tcp_fin_timeout)."""
+
+MAX_CONNECTIONS = 65536
+CHALLENGE_RATE = 100
+"""Challenge ACKs a second (RFC 5961 section 10)."""
+
+YOUNG_SIZE = 16 * 1460
+"""Bytes after which acknowledgments are delayed: at first each helps the window to grow."""
+
+_Flow = tuple[bytes, int, bytes, int]
+
+
+class TcpService:
+    """Everything TCP; ``emit`` queues a packet that belongs to no connection."""
+
+    window_scale = WINDOW_SCALE
+
+    def __init__(
+        self,
+        *,
+        rng: random.Random,
+        secret: bytes,
+        now: float,
+        mtu: int,
+        drops: DropCounter,
+        emit: Callable[[SuperSegment], None],
+        is_own: Callable[[bytes], bool],
+    ) -> None:
+        self.mtu = mtu
+        self.drops = drops
+        self.timers: TimerQueue[tuple[TcpConnection, Timer]] = TimerQueue()
+        self._rng = rng
+        self._secret = secret
+        self._epoch = now
+        self._emit = emit
+        self._is_own = is_own
+        self._connections: dict[_Flow, TcpConnection] = {}
+        self._listeners: dict[tuple[int, int], list[TcpListener]] = {}
+        self._ready: deque[TcpConnection] = deque()
+        self._stamp_offset = rng.getrandbits(32)
+        self._challenges = 0
+        self._challenges_at = now
+
+    # --- what the stack's users call --------------------------------------------------------
+
+    @property
+    def connections(self) -> list[TcpConnection]:
+        """All there are."""
+        return list(self._connections.values())
+
+    def listen(
+        self,
+        address: bytes | None,
+        port: int,
+        *,
+        family: int,
+        backlog: int,
+        accept: Callable[[TcpConnection], TcpHandler],
+        reuse_address: bool,
+        reuse_port: bool,
+    ) -> TcpListener:
+        """OSError EADDRINUSE if somebody listens there; port 0 chooses one."""
+        if not port:
+            port = choose_ephemeral(self._rng, lambda each: (family, each) not in self._listeners)
+        others = self._listeners.setdefault((family, port), [])
+        for other in others:
+            if addresses_overlap(other.local[0], address) and not (other.reuse_port and reuse_port):
+                raise os_error(errno.EADDRINUSE)
+        listener = TcpListener(
+            self,
+            (address, port),
+            family=family,
+            backlog=backlog,
+            accept=accept,
+            reuse_address=reuse_address,
+            reuse_port=reuse_port,
+        )
+        others.append(listener)
+        return listener
+
+    def remove_listener(self, listener: TcpListener) -> None:
+        """Take it out of the table; what it had half open is reset."""
+        key = (listener.family, listener.local[1])
+        others = self._listeners.get(key, [])
+        if listener in others:
+            others.remove(listener)
+        if not others:
+            self._listeners.pop(key, None)
+        for conn in list(listener.half_open):
+            self.abort(conn, conn.last_heard_at)
+
+    def connect(
+        self, local: tuple[bytes, int], remote: tuple[bytes, int], handler: TcpHandler, now: float
+    ) -> TcpConnection:
+        """Begin to open; port 0 chooses one that is free for this remote."""
+        if not local[1]:
+            port = choose_ephemeral(
+                self._rng,
+                lambda each: (local[0], each, *remote) not in self._connections,
+                exhausted=errno.EADDRNOTAVAIL,
+            )
+            local = (local[0], port)
+        key = (*local, *remote)
+        old = self._connections.get(key)
+        if old is not None and old.state is State.TIME_WAIT:
+            self.finish(old, 0)
+        elif old is not None:
+            raise os_error(errno.EADDRNOTAVAIL)
+        if len(self._connections) >= MAX_CONNECTIONS:
+            raise os_error(errno.ENOBUFS)
+        conn = TcpConnection(
+            self,
+            local,
+            remote,
+            iss=self._initial_sequence(local, remote, now),
+            state=State.SYN_SENT,
+        )
+        conn.handler = handler
+        conn.syn_due = True
+        conn.last_heard_at = now
+        self._connections[key] = conn
+        self.wake(conn)
+        return conn
+
+    def arrive(self, source: bytes, destination: bytes, seg: Segment, now: float) -> None:
+        """A segment, or a run, for an address of ours."""
+        key = (destination, seg.destination_port, source, seg.source_port)
+        conn = self._connections.get(key)
+        if conn is not None and conn.state is State.TIME_WAIT and self._may_reuse(conn, seg):
+            self.finish(conn, 0)
+            conn = None
+        if conn is not None:
+            segment_arrives(conn, self, seg, now)
+            return
+        listener = self._listener(destination, seg.destination_port)
+        local, remote = key[:2], key[2:]
+        if seg.flags & tcp.RST:
+            self.drops.drop(Drop.TCP_NO_CONNECTION)
+        elif listener is not None and seg.flags & (tcp.SYN | tcp.ACK) == tcp.SYN:
+            self._open_passively(listener, local, remote, seg, now)
+        else:
+            if listener is None:
+                self.drops.drop(Drop.TCP_NO_CONNECTION)
+            self.send_reset(local, remote, seg)
+
+    def poll(self, now: float) -> SuperSegment | None:
+        """The next super-segment of any connection, each in its turn."""
+        ready = self._ready
+        while ready:
+            conn = ready[0]
+            segment = transmit(conn, self, now)
+            if segment is None:
+                ready.popleft()
+                conn.queued = False
+                continue
+            ready.rotate(-1)
+            return segment
+        return None
+
+    def handle_timeout(self, now: float) -> None:
+        """Run the timers that are due."""
+        for conn, timer in self.timers.pop_due(now):
+            if conn.done:
+                continue
+            match timer:
+                case Timer.RETRANSMIT:
+                    retransmission_timeout(conn, self, now)
+                case Timer.DELAYED_ACK:
+                    conn.ack_due = True
+                    self.wake(conn)
+                case Timer.PROBE:
+                    segment = tail(conn, self, now)
+                    if segment is not None:
+                        self._emit(_owned(segment))
+                case Timer.KEEPALIVE:
+                    self._keep_alive(conn, now)
+                case Timer.LINGER:
+                    self.finish(conn, 0)
+
+    def path_changed(self, remote: bytes, now: float) -> None:
+        """For every connection with ``remote``."""
+        for conn in self.connections:
+            if conn.remote[0] == remote:
+                path_changed(conn, self, now)
+
+    def unreachable(self, remote: bytes, error: int) -> None:
+        """Nobody carries packets to ``remote``."""
+        for conn in self.connections:
+            if conn.remote[0] == remote:
+                conn.soft_error(error)
+
+    def icmp_error(self, flow: _Flow, seq: int, error: int) -> None:
+        """An ICMP error about a segment of ours; its sequence number must be under way."""
+        conn = self._connections.get(flow)
+        if conn is None:
+            self.drops.drop(Drop.ICMP_NO_FLOW)
+            return
+        if conn.snd_una <= conn.unwrap(seq, conn.snd_una) <= conn.snd_max:
+            conn.soft_error(error)
+
+    # --- what connections call --------------------------------------------------------------
+
+    def wake(self, conn: TcpConnection) -> None:
+        """The connection may have something to send."""
+        if not conn.queued and not conn.done:
+            conn.queued = True
+            self._ready.append(conn)
+
+    def packet(
+        self, conn: TcpConnection, header: bytes, payload: memoryview, mss: int
+    ) -> SuperSegment:
+        """Put the IP header before a segment."""
+        source, destination = conn.local[0], conn.remote[0]
+        first = min(len(payload), mss)
+        head = self._ip_header(source, destination, len(header) + first)
+        offset = len(head)
+        head += header
+        return SuperSegment(destination, head, payload, mss, offset)
+
+    def _ip_header(self, source: bytes, destination: bytes, size: int) -> bytearray:
+        return ip.build(source, destination, ip.TCP, size)
+
+    def timestamp(self, now: float) -> int:
+        """TSval: milliseconds, from a random beginning."""
+        return (int((now - self._epoch) * 1000) + self._stamp_offset) & 0xFFFFFFFF
+
+    def sample_rtt(self, conn: TcpConnection, echo: int, now: float) -> None:
+        """RFC 7323 section 4.3: the echoed time-stamp says when the segment was sent."""
+        elapsed = (self.timestamp(now) - echo) & 0xFFFFFFFF
+        if elapsed < 0x7FFFFFFF:
+            conn.rtt.sample(elapsed / 1000)
+
+    def is_young(self, conn: TcpConnection) -> bool:
+        """Whether the connection has received so little that each ACK should be sent at once."""
+        return conn.rcv_nxt - conn.irs < YOUNG_SIZE
+
+    def establish(self, conn: TcpConnection, now: float) -> bool:
+        """The handshake is complete; False if the connection did not outlive that."""
+        conn.state = State.FIN_WAIT_1 if conn.fin_seq is not None else State.ESTABLISHED
+        if conn.keepalive is not None:
+            self.timers.arm((conn, Timer.KEEPALIVE), now + conn.keepalive[0])
+        if conn.release_slot is not None:
+            conn.release_slot(conn)
+            conn.release_slot = None
+        if conn.accept is not None:
+            conn.handler = conn.accept(conn)
+            conn.accept = None
+        if conn.handler is not None:
+            conn.handler.established()
+        self.wake(conn)
+        return not conn.done
+
+    def deliver_waiting(self, conn: TcpConnection, now: float) -> None:
+        """The handler can take data again: hand over what waits, and open the window."""
+        handler = conn.handler
+        if conn.waiting is None or handler is None or conn.done:
+            return
+        before = conn.receive_window()
+        queue = conn.waiting
+        taken = handler.deliver([memoryview(piece) for piece in queue]) if queue else 0
+        conn.waiting_size -= taken
+        while taken:
+            piece = queue.popleft()
+            if taken < len(piece):
+                queue.appendleft(piece[taken:])
+                break
+            taken -= len(piece)
+        if not queue:
+            conn.waiting = None
+        advertised = conn.rcv_adv - conn.rcv_nxt
+        # RFC 9293 section 3.8.6.2.2: tell of a window that has grown by two segments.
+        if conn.receive_window() > before or conn.receive_window() - advertised >= 2 * conn.mss:
+            conn.ack_due = True
+            self.wake(conn)
+        self.tell_end(conn)
+        del now
+
+    def tell_end(self, conn: TcpConnection) -> None:
+        """FIN reaches the program once everything before it has."""
+        if (
+            conn.fin_received is not None
+            and conn.rcv_nxt > conn.fin_received
+            and conn.waiting is None
+            and not conn.eof_told
+            and conn.handler is not None
+        ):
+            conn.eof_told = True
+            conn.handler.end_of_stream()
+
+    def time_wait(self, conn: TcpConnection, now: float) -> None:
+        """Both streams have ended, ours last heard of: stay to answer what is late."""
+        conn.state = State.TIME_WAIT
+        for timer in (Timer.RETRANSMIT, Timer.PROBE, Timer.KEEPALIVE):
+            self.timers.cancel((conn, timer))
+        self.linger(conn, now)
+
+    def linger(self, conn: TcpConnection, now: float) -> None:
+        """End after a while (TIME-WAIT, or FIN-WAIT-2 with nobody to read)."""
+        timeout = TIME_WAIT_TIMEOUT if conn.state is State.TIME_WAIT else FIN_WAIT_2_TIMEOUT
+        self.timers.arm((conn, Timer.LINGER), now + timeout)
+
+    def finish(self, conn: TcpConnection, error: int) -> None:
+        """The connection is no more."""
+        if conn.done:
+            return
+        conn.done = True
+        conn.state = State.CLOSED
+        for timer in Timer:
+            self.timers.cancel((conn, timer))
+        key = (*conn.local, *conn.remote)
+        if self._connections.get(key) is conn:
+            del self._connections[key]
+        if conn.release_slot is not None:
+            conn.release_slot(conn)
+            conn.release_slot = None
+        if conn.handler is not None:
+            conn.handler.closed(error)
+
+    def abort(self, conn: TcpConnection, now: float, error: int = 0) -> None:
+        """End, and tell the far end by RST (RFC 9293 section 3.10.5)."""
+        del now
+        if conn.state in SYNCHRONISED | {State.SYN_RECEIVED} and conn.state is not State.TIME_WAIT:
+            header = tcp.build(
+                conn.local[1],
+                conn.remote[1],
+                seq=conn.snd_nxt & 0xFFFFFFFF,
+                ack=conn.rcv_nxt & 0xFFFFFFFF,
+                flags=tcp.RST | tcp.ACK,
+                window=0,
+            )
+            self._emit(self.packet(conn, header, memoryview(b""), 1))
+        self.finish(conn, error)
+
+    def challenge(self, conn: TcpConnection, now: float) -> None:
+        """RFC 5961: who really is the far end will answer this with what we need."""
+        if now - self._challenges_at >= 1.0:
+            self._challenges_at = now
+            self._challenges = 0
+        self._challenges += 1
+        self.drops.drop(Drop.TCP_UNEXPECTED_FLAGS)
+        if self._challenges <= CHALLENGE_RATE:
+            conn.ack_due = True
+            self.wake(conn)
+
+    def send_reset(self, local: tuple[bytes, int], remote: tuple[bytes, int], seg: Segment) -> None:
+        """Answer a segment that belongs to nothing (RFC 9293 section 3.5.2)."""
+        if seg.flags & tcp.RST:
+            return
+        if seg.flags & tcp.ACK:
+            seq, ack, flags = seg.ack, 0, tcp.RST
+        else:
+            size = seg.size + bool(seg.flags & tcp.SYN) + bool(seg.flags & tcp.FIN)
+            seq, ack, flags = 0, (seg.seq + size) & 0xFFFFFFFF, tcp.RST | tcp.ACK
+        header = tcp.build(local[1], remote[1], seq=seq, ack=ack, flags=flags, window=0)
+        head = self._ip_header(local[0], remote[0], len(header))
+        offset = len(head)
+        self._emit(SuperSegment(remote[0], head + header, memoryview(b""), 1, offset))
+
+    # --- inside -----------------------------------------------------------------------------
+
+    def _listener(self, address: bytes, port: int) -> TcpListener | None:
+        family = 4 if len(address) == 4 else 6
+        candidates = self._listeners.get((family, port))
+        if not candidates:
+            return None
+        exact = [each for each in candidates if each.local[0] == address]
+        anywhere = [each for each in candidates if each.local[0] is None]
+        chosen = exact or anywhere
+        if len(chosen) > 1:
+            return self._rng.choice(chosen)  # SO_REUSEPORT shares the load
+        return chosen[0] if chosen else None
+
+    def _open_passively(
+        self,
+        listener: TcpListener,
+        local: tuple[bytes, int],
+        remote: tuple[bytes, int],
+        seg: Segment,
+        now: float,
+    ) -> None:
+        if listener.is_full or len(self._connections) >= MAX_CONNECTIONS:
+            self.drops.drop(Drop.TCP_BACKLOG_FULL)
+            return
+        conn = TcpConnection(
+            self,
+            local,
+            remote,
+            iss=self._initial_sequence(local, remote, now),
+            state=State.SYN_RECEIVED,
+        )
+        conn.accept = listener.accept
+        conn.release_slot = listener.half_open.discard
+        listener.half_open.add(conn)
+        self._connections[(*local, *remote)] = conn
+        take_syn(conn, self, seg, now)
+        conn.snd_wnd = seg.window
+        conn.last_heard_at = now
+        conn.syn_due = True
+        self.wake(conn)
+
+    def _may_reuse(self, conn: TcpConnection, seg: Segment) -> bool:
+        """RFC 6191: a SYN that is surely newer than the connection in TIME-WAIT."""
+        if seg.flags & (tcp.SYN | tcp.ACK | tcp.RST) != tcp.SYN:
+            return False
+        stamp = seg.options.timestamp
+        if stamp is not None and conn.timestamps:
+            return 0 < (stamp - conn.ts_recent) & 0xFFFFFFFF < 0x80000000
+        return conn.unwrap(seg.seq, conn.rcv_nxt) > conn.rcv_nxt
+
+    def _initial_sequence(
+        self, local: tuple[bytes, int], remote: tuple[bytes, int], now: float
+    ) -> int:
+        """RFC 6528: a clock of 4 µs, and a keyed hash of the connection."""
+        flow = local[0] + remote[0] + local[1].to_bytes(2) + remote[1].to_bytes(2)
+        digest = blake2s(flow, key=self._secret, digest_size=4).digest()
+        # Kept well above zero, so that unwrapped numbers stay positive.
+        return (1 << 32) + (
+            (int((now - self._epoch) * 250_000) + int.from_bytes(digest)) & 0xFFFFFFFF
+        )
+
+    def _keep_alive(self, conn: TcpConnection, now: float) -> None:
+        if conn.keepalive is None or conn.state not in SENDING:
+            return
+        idle, interval, count = conn.keepalive
+        quiet = now - conn.last_heard_at
+        if quiet < idle:
+            self.timers.arm((conn, Timer.KEEPALIVE), conn.last_heard_at + idle)
+        elif conn.probes_sent >= count:
+            self.abort(conn, now, errno.ETIMEDOUT)
+        else:
+            conn.probes_sent += 1
+            conn.probe_due = True
+            self.wake(conn)
+            self.timers.arm((conn, Timer.KEEPALIVE), now + interval)
+
+
+def _owned(segment: SuperSegment) -> SuperSegment:
+    """A segment that outlives the next call into the stack."""
+    segment.payload = memoryview(bytes(segment.payload))
+    return segment

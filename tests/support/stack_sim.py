@@ -1,0 +1,228 @@
+"""Two stacks over a seeded network in virtual time: loss, reordering, duplication, rate, delay."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ntmpatch.packet.stack import Stack, TcpConnection
+from ntmpatch.wire.segments import cut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+A4, B4 = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
+A6, B6 = bytes.fromhex("fd" + "00" * 14 + "01"), bytes.fromhex("fd" + "00" * 14 + "02")
+
+
+@dataclass
+class Path:
+    """One direction of the network."""
+
+    delay: float = 0.02
+    loss: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    """Share of packets that are late by up to three delays."""
+    corrupt: float = 0.0
+    """Share of packets with a changed byte; use with ``verify``."""
+    rate: float = 0.0
+    """Bytes a second; 0: unlimited."""
+    queue_size: int = 64_000
+    """Bytes that wait for the rate; more are dropped."""
+
+
+class Program:
+    """A handler that keeps what it is told, and can send and refuse to read."""
+
+    def __init__(self, sim: StackSim) -> None:
+        self.sim = sim
+        self.conn: TcpConnection | None = None
+        self.received = bytearray()
+        self.to_send = b""
+        self.sent = 0
+        self.ends_after_sending = False
+        self.closes_at_end = False
+        self.reads = True
+        self.take_limit: int | None = None
+        self.is_established = False
+        self.eof = False
+        self.errors: list[int] = []
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.errors)
+
+    def established(self) -> None:
+        self.is_established = True
+        self.sim.soon(self.push)
+
+    def deliver(self, views: Sequence[memoryview]) -> int:
+        if not self.reads:
+            return 0
+        data = b"".join(views)
+        if self.take_limit is not None:
+            data = data[: self.take_limit]
+        self.received += data
+        return len(data)
+
+    def end_of_stream(self) -> None:
+        assert not self.eof
+        self.eof = True
+        if self.closes_at_end and self.conn is not None:
+            self.conn.close(self.sim.now)
+
+    def writable(self) -> None:
+        self.sim.soon(self.push)
+
+    def closed(self, error: int) -> None:
+        assert not self.errors
+        self.errors.append(error)
+
+    def send(self, data: bytes, *, end: bool = False) -> None:
+        self.to_send += data
+        self.ends_after_sending = end
+        self.push()
+
+    def push(self) -> None:
+        conn = self.conn
+        if conn is None or not self.is_established or self.ended:
+            return
+        while self.sent < len(self.to_send):
+            space = conn.send_space()
+            if not space:
+                return
+            part = self.to_send[self.sent : self.sent + len(space)]
+            space[: len(part)] = part
+            conn.commit(len(part), self.sim.now)
+            self.sent += len(part)
+        if self.ends_after_sending:
+            self.ends_after_sending = False
+            conn.shutdown_write(self.sim.now)
+
+    def resume(self) -> None:
+        self.reads = True
+        if self.conn is not None:
+            self.conn.resume(self.sim.now)
+
+
+class StackSim:
+    """Stacks ``a`` and ``b``; ``forth`` is the path from a to b."""
+
+    def __init__(self, seed: int = 0, *, mtu: int = 1376, verify: bool = False) -> None:
+        self.rng = random.Random(seed)
+        self.now = 100.0
+        self.verify = verify
+        self.forth = Path()
+        self.back = Path()
+        self.a = self._stack(A4, A6, mtu)
+        self.b = self._stack(B4, B6, mtu)
+        self.wire: list[tuple[float, str, bytes]] = []
+        """What was sent, by whom; kept while ``records`` is set."""
+        self.records = False
+        self._busy = {"a": 0.0, "b": 0.0}
+        self._queue: list[tuple[float, int, str, bytes]] = []
+        self._calls: list[Callable[[], None]] = []
+        self._count = 0
+        self._scratch = memoryview(bytearray(1 << 18))
+
+    def _stack(self, ipv4: bytes, ipv6: bytes, mtu: int) -> Stack:
+        rng = random.Random(self.rng.random())
+        stack = Stack(rng=rng, now=self.now, mtu=mtu, secret=rng.randbytes(16))
+        stack.add_address(ipv4)
+        stack.add_address(ipv6)
+        return stack
+
+    def soon(self, call: Callable[[], None]) -> None:
+        self._calls.append(call)
+
+    def connect(
+        self, port: int = 80, *, ipv6: bool = False, listen: bool = True, **options: Any
+    ) -> tuple[Program, Program]:
+        """A program on a that connects, and the one on b that accepts."""
+        client, server = Program(self), Program(self)
+
+        def accept(conn: TcpConnection) -> Program:
+            server.conn = conn
+            return server
+
+        if listen:
+            family = 6 if ipv6 else 4
+            self.b.listen_tcp(None, port, family=family, backlog=8, accept=accept)
+        remote = B6 if ipv6 else B4
+        client.conn = self.a.connect_tcp(remote, port, client, self.now, **options)
+        return client, server
+
+    def run(self, duration: float, until: Callable[[], bool] | None = None) -> bool:
+        """Let time pass; True as soon as ``until`` holds."""
+        end = self.now + duration
+        while True:
+            self._settle()
+            if until is not None and until():
+                return True
+            instants = [stack.poll_timeout() for stack in (self.a, self.b)]
+            due = [instant for instant in instants if instant is not None]
+            if self._queue:
+                due.append(self._queue[0][0])
+            at = min(due, default=None)
+            if at is None or at > end:
+                self.now = end
+                return False
+            self.now = max(self.now, at)
+            for stack in (self.a, self.b):
+                timeout = stack.poll_timeout()
+                if timeout is not None and timeout <= self.now:
+                    stack.handle_timeout(self.now)
+            self._arrivals()
+
+    def _arrivals(self) -> None:
+        batches: dict[str, list[memoryview]] = {"a": [], "b": []}
+        while self._queue and self._queue[0][0] <= self.now:
+            _, _, sender, packet = heapq.heappop(self._queue)
+            batches["b" if sender == "a" else "a"].append(memoryview(packet))
+        for name, packets in batches.items():
+            if packets:
+                stack, allowed = (self.a, (B4, B6)) if name == "a" else (self.b, (A4, A6))
+                stack.receive(packets, allowed, self.now, verify=self.verify)
+
+    def _settle(self) -> None:
+        while True:
+            calls, self._calls = self._calls, []
+            for call in calls:
+                call()
+            for name, stack in (("a", self.a), ("b", self.b)):
+                while (segment := stack.poll_transmit(self.now)) is not None:
+                    for packet in cut(segment, self._scratch, checksums=self.verify):
+                        self._send(name, bytes(packet))
+            if not self._calls:
+                return
+
+    def _send(self, sender: str, packet: bytes) -> None:
+        path = self.forth if sender == "a" else self.back
+        rng = self.rng
+        if self.records:
+            self.wire.append((self.now, sender, packet))
+        if rng.random() < path.loss:
+            return
+        at = self.now
+        if path.rate:
+            start = max(at, self._busy[sender])
+            if (start - at) * path.rate > path.queue_size:
+                return
+            at = self._busy[sender] = start + len(packet) / path.rate
+        at += path.delay
+        if path.reorder and rng.random() < path.reorder:
+            at += rng.random() * 3 * path.delay
+        if path.corrupt and rng.random() < path.corrupt:
+            changed = bytearray(packet)
+            changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+            packet = bytes(changed)
+        self._push(at, sender, packet)
+        if rng.random() < path.duplicate:
+            self._push(at + rng.random() * path.delay, sender, packet)
+
+    def _push(self, at: float, sender: str, packet: bytes) -> None:
+        self._count += 1
+        heapq.heappush(self._queue, (at, self._count, sender, packet))
