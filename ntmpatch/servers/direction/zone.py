@@ -7,6 +7,7 @@ is asked of ``directory``, which the coordinator keeps in memory: no query waits
 from __future__ import annotations
 
 import ipaddress
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -34,6 +35,13 @@ MAX_UDP_SIZE = 1232
 PLAIN_UDP_SIZE = 512
 MAX_TCP_SIZE = 65535
 HEADER_SIZE = 12
+
+# identity, flags, numbers of questions, answers, authorities, additions
+_HEADER = struct.Struct("!HHHHHH")
+# of an addition, behind its name: type, class, TTL, size of its data
+_RECORD = struct.Struct("!HHIH")
+_OPCODE_BITS = 0x7800
+_KEPT_FLAGS = _OPCODE_BITS | dns.flags.RD | dns.flags.CD
 
 REFRESH, RETRY, EXPIRE = 3600, 600, 86400
 """Of the SOA, in seconds; only secondaries read them, and there are none."""
@@ -85,7 +93,7 @@ class Zone:
             self.drops.drop(Drop.DNS_RESPONSE)
             return None
         try:
-            request = dns.message.from_wire(query, ignore_trailing=True)
+            request = _read_untrusted(query)
         except (dns.exception.DNSException, ValueError):
             self.drops.drop(Drop.DNS_MALFORMED)
             return query[:2] + bytes((0x80, dns.rcode.FORMERR)) + bytes(8)
@@ -94,7 +102,7 @@ class Zone:
         if request.edns >= 0:
             answer.use_edns(0, 0, MAX_UDP_SIZE)
             if not tcp:
-                size = max(PLAIN_UDP_SIZE, min(request.payload, MAX_UDP_SIZE))
+                size = request.payload
         try:
             return answer.to_wire(max_size=size)
         except dns.exception.TooBig:
@@ -111,9 +119,6 @@ class Zone:
             return answer
         if request.edns > 0:
             answer.set_rcode(dns.rcode.BADVERS)
-            return answer
-        if len(request.question) != 1:
-            answer.set_rcode(dns.rcode.FORMERR)
             return answer
         question = request.question[0]
         name, kind = question.name, question.rdtype
@@ -193,6 +198,29 @@ class Zone:
         for address in self.facts.hosts.get(self.facts.primary, ()):
             kind = dns.rdatatype.A if address.version == 4 else dns.rdatatype.AAAA
             answer.additional.append(self._rrset(name, kind, [str(address)]))
+
+
+def _read_untrusted(query: bytes) -> dns.message.Message:
+    """The question of a query, and its EDNS version and size; DNSException if it is malformed.
+
+    Nothing else is parsed. dnspython remembers for ever each combination of flags, and of a
+    record's type and class, that it meets: whole messages would let strangers fill the memory.
+    """
+    identity, flags, questions, _, _, additions = _HEADER.unpack_from(query)
+    if questions != 1:
+        raise dns.exception.FormError
+    _, name_size = dns.name.from_wire(query, HEADER_SIZE)
+    end = HEADER_SIZE + name_size + 4
+    request = dns.message.from_wire(
+        _HEADER.pack(identity, flags & _KEPT_FLAGS, 1, 0, 0, 0) + query[HEADER_SIZE:end]
+    )
+    if additions and len(query) > end + _RECORD.size and query[end] == 0:
+        kind, payload_size, ttl, _ = _RECORD.unpack_from(query, end + 1)
+        if kind == dns.rdatatype.OPT:
+            # RFC 6891, section 6.1.3: the version is the second byte of the TTL.
+            size = max(PLAIN_UDP_SIZE, min(payload_size, MAX_UDP_SIZE))
+            request.use_edns(ttl >> 16 & 0xFF, 0, size)
+    return request
 
 
 def _reverse_zones(prefix: IPNetwork) -> list[str]:
