@@ -16,7 +16,7 @@ from ntmpatch.base.drops import Drop
 from ntmpatch.packet.stack import Stack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ntmpatch.base.drops import DropCounter
     from ntmpatch.packet.tunnel.peer import Peer
@@ -45,6 +45,11 @@ class PacketSide:
         self._by_key: dict[bytes, Route] = {}
         self._own: set[bytes] = set()
         self._carrier: Carrier | None = None
+        self._unused: dict[bytes, Callable[[], None]] = {}
+
+    def on_first_use(self, public_key: bytes, call: Callable[[], None]) -> None:
+        """Call once, when the next packet goes to this peer."""
+        self._unused[public_key] = call
 
     def attach(self, carrier: Carrier) -> None:
         """Send through ``carrier`` from now on."""
@@ -112,6 +117,10 @@ class PacketSide:
                 self.drops.drop(Drop.PACKET_WITHOUT_ROUTE, segment.packet_count)
                 stack.host_unreachable(segment.destination, now)
                 continue
+            if self._unused:
+                first_use = self._unused.pop(route.public_key, None)
+                if first_use is not None:
+                    first_use()
             carrier.send_segment(peer, segment, now, checksums=route.kernel)
         return stack.poll_timeout()
 

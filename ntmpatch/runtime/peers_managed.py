@@ -57,6 +57,8 @@ class ManagedPeers:
         self._registered = gevent.event.Event()
         self._lookups: dict[int, gevent.event.AsyncResult[Resolved]] = {}
         self._names: dict[bytes, str] = {}
+        self._traced: set[bytes] = set()
+        """Peers whose tunnel's creation has been traced to its end."""
         self._station = Station(
             settings.private_key,
             self._make_negotiation,
@@ -118,6 +120,7 @@ class ManagedPeers:
         if name == self._negotiation.fqdn:
             return self._own(name)
         now = time.monotonic()
+        self._station.trace("3.1", message=f"look-up of {name}")
         self.carrier.tunnel.hold_unknown(now + LOOKUP_TIMEOUT)
         request_id = self._negotiation.resolve(name, now)
         answer: gevent.event.AsyncResult[Resolved] = gevent.event.AsyncResult()
@@ -145,8 +148,10 @@ class ManagedPeers:
 
     def rebind(self, binds: tuple[Endpoint, ...]) -> None:
         """Fig. 5 (2) on: the access network is another one."""
+        self._station.trace("5.1", message="change of local addresses")
         self._station.rebind(binds)
         now = time.monotonic()
+        self._station.trace("5.2", message="change told to negotiation")
         self._negotiation.network_changed(self._local_endpoints(), now)
         for public_key in list(self.carrier.tunnel.peers):
             self._packets.path_changed(public_key, now)
@@ -168,6 +173,8 @@ class ManagedPeers:
     def _tunnel_event(self, event: TunnelEvent, now: float) -> None:
         key = event.peer.public_key
         if isinstance(event, Established):
+            if not event.initiator and key in self._names and key not in self._traced:
+                self._station.trace("3.18", self._title(key), "tunnel response")
             self._negotiation.tunnel_established(key, now)
         elif isinstance(event, Expired):
             self._negotiation.tunnel_expired(key, now)
@@ -181,21 +188,43 @@ class ManagedPeers:
     def _prefixes(self) -> tuple[str, ...]:
         return self._negotiation.virtual_prefixes()
 
-    def _effect(self, effect: Effect, _now: float) -> None:
+    def _title(self, public_key: bytes) -> str:
+        return f"node {self._names.get(public_key, '')}"
+
+    def _created(self, found: Resolved, now: float) -> None:
+        """Fig. 3 (19)-(21): the tunnel carries both ways, and the program may use it."""
+        key = found.public_key
+        self._traced.add(key)
+        self._station.trace("3.19", message="ready")
+        peer = self.carrier.tunnel.peers.get(key)
+        if peer is not None:
+            # It opens our NAT's mapping at once, and shows the far end that we have the session.
+            peer.keepalive(now)
+            self._station.trace("3.20", self._title(key), "keep-alive")
+        self._packets.on_first_use(
+            key, lambda: self._station.trace("3.21", self._title(key), "application's data")
+        )
+
+    def _effect(self, effect: Effect, now: float) -> None:
         match effect:
             case Contact():
                 self._names[effect.public_key] = effect.name
                 addresses = frozenset(address for address in (effect.ipv4, effect.ipv6) if address)
+                if addresses and effect.initiate:
+                    self._station.trace("3.17", self._title(effect.public_key), "tunnel request")
                 if addresses:
                     self._packets.add_route(Route(effect.public_key, addresses))
             case Forget():
                 self._names.pop(effect.public_key, None)
+                self._traced.discard(effect.public_key)
                 self._packets.remove_route(effect.public_key)
             case Assigned():
                 self._assigned = effect
                 self._packets.assign(a for a in (effect.ipv4, effect.ipv6) if a)
                 self._registered.set()
             case Resolved():
+                if effect.public_key not in self._traced:
+                    self._created(effect, now)
                 answer = self._lookups.get(effect.request_id)
                 if answer is not None:
                     answer.set(effect)

@@ -11,6 +11,7 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from ntmpatch.runtime.forking import disown, own
+from ntmpatch.runtime.options import KEEPALIVE_DEFAULTS
 from ntmpatch.runtime.pump import READ, WRITE, PumpHost, is_hung_up
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class TcpPump:
         self.connection: TcpConnection | None = None
         self.resets_on_close = False
         """SO_LINGER with a time-out of zero: closing sends RST."""
+        self.keepalive = KEEPALIVE_DEFAULTS
+        """Idleness, interval and count to probe with, once SO_KEEPALIVE is on."""
         self._host = host
         self._far: _socket.socket | None = far
         self._filler_size = filler_size
@@ -44,6 +47,10 @@ class TcpPump:
         self._finished_reading = False
         self._read: Any = host.loop.io(far.fileno(), READ)
         self._write: Any = host.loop.io(far.fileno(), WRITE)
+
+    def now(self) -> float:
+        """Monotonic seconds, as the stack counts them."""
+        return self._host.now()
 
     def attach(self, connection: TcpConnection) -> None:
         """Set the connection; ``connect_tcp`` may have called back before it returned it."""

@@ -70,7 +70,7 @@ class TcpConnection:
         self.nodelay = False
         self.cork = False
         self.keepalive: tuple[float, float, int] | None = None
-        """Seconds of idleness, seconds between probes, probes (RFC 9293 section 3.8.4)."""
+        """See ``set_keepalive`` (RFC 9293 section 3.8.4)."""
         # Send sequence space.
         self.iss = iss
         self.snd_una = iss
@@ -193,6 +193,24 @@ class TcpConnection:
         """End at once, by RST where the far end knows of us."""
         if not self.done:
             self.service.abort(self, now)
+
+    def set_nodelay(self, *, on: bool) -> None:
+        """TCP_NODELAY: small segments do not wait for acknowledgments."""
+        self.nodelay = on
+        self.service.wake(self)
+
+    def set_cork(self, *, on: bool) -> None:
+        """TCP_CORK: only full segments are sent while it is on."""
+        self.cork = on
+        self.service.wake(self)
+
+    def set_keepalive(self, keepalive: tuple[float, float, int] | None, now: float) -> None:
+        """SO_KEEPALIVE: seconds of idleness, seconds between probes, probes; None turns it off."""
+        self.keepalive = keepalive
+        if keepalive is None:
+            self.service.timers.cancel((self, Timer.KEEPALIVE))
+        elif not self.done:
+            self.service.timers.arm((self, Timer.KEEPALIVE), now + keepalive[0])
 
     # --- for input and output -------------------------------------------------------------
 

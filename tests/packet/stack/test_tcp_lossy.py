@@ -1,0 +1,130 @@
+"""TCP over a bad network: every byte once and in order, every connection ends, nothing leaks."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+from stack_sim import StackSim
+
+SEEDS = int(os.environ.get("NTMPATCH_STACK_SEEDS", "150"))
+
+
+def exchange(sim: StackSim, size: int, *, ipv6: bool = False) -> None:
+    """Both ends send at once and half-close; afterwards both stacks are empty."""
+    client, server = sim.connect(ipv6=ipv6)
+    forth, back = sim.rng.randbytes(size), sim.rng.randbytes(size // 2)
+    client.closes_at_end = server.closes_at_end = True
+    client.send(forth, end=True)
+    server.send(back, end=True)
+    assert sim.run(3600, until=lambda: client.eof and server.eof)
+    assert server.received == forth
+    assert client.received == back
+    sim.run(1000)
+    assert client.errors == server.errors == [0]
+    for stack in (sim.a, sim.b):
+        assert not stack.tcp.connections
+        assert not stack.has_unacknowledged_data()
+        assert stack.poll_timeout() is None
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_every_byte_arrives_once_and_in_order(seed: int) -> None:
+    choose = random.Random(seed).choice
+    sim = StackSim(seed)
+    for path in (sim.forth, sim.back):
+        path.loss = choose([0.0, 0.01, 0.05, 0.15])
+        path.reorder = choose([0.0, 0.1, 0.3])
+        path.duplicate = choose([0.0, 0.05])
+        path.delay = choose([0.0005, 0.02, 0.1])
+        path.rate = choose([0.0, 0.0, 2e5, 1e6])
+    exchange(sim, choose([1, 1000, 40_000, 400_000]), ipv6=choose([True, False]))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_corrupted_packets_are_dropped_where_checksums_are_verified(seed: int) -> None:
+    sim = StackSim(seed, verify=True)
+    sim.forth.corrupt = sim.back.corrupt = 0.03
+    exchange(sim, 100_000, ipv6=bool(seed % 2))
+
+
+@pytest.mark.parametrize("mtu", [1280, 1376, 9000])
+def test_packets_never_exceed_the_mtu(mtu: int) -> None:
+    sim = StackSim(1, mtu=mtu)
+    sim.records = True
+    exchange(sim, 100_000)
+    assert max(len(packet) for _, _, packet in sim.wire) == mtu
+
+
+def test_a_clean_path_has_no_retransmission() -> None:
+    sim = StackSim(2)
+    client, server = sim.connect()
+    client.send(bytes(3_000_000), end=True)
+    assert sim.run(60, until=lambda: server.eof)
+    assert client.conn is not None
+    assert client.conn.retransmissions == client.conn.timeouts == 0
+
+
+def test_one_loss_is_repaired_within_a_round_trip_and_no_timeout() -> None:
+    sim = StackSim(3)
+    client, server = sim.connect()
+    sim.run(1.0)
+    data = sim.rng.randbytes(10 * 1324)
+    sim.forth.loss = 1.0
+    client.send(data[:1324])
+    sim.run(0.0)
+    sim.forth.loss = 0.0
+    began_at = sim.now
+    client.send(data[1324:])
+    assert sim.run(5, until=lambda: len(server.received) == len(data))
+    assert sim.now - began_at < 4 * sim.forth.delay + 0.001
+    assert client.conn is not None
+    assert client.conn.timeouts == 0
+
+
+def test_a_lost_tail_is_probed_before_the_timeout() -> None:
+    sim = StackSim(4)
+    client, server = sim.connect()
+    client.send(bytes(50_000))
+    sim.run(2.0)
+    sim.forth.loss = 1.0
+    client.send(b"the last words")
+    sim.run(0.0)
+    sim.forth.loss = 0.0
+    began_at = sim.now
+    assert sim.run(5, until=lambda: server.received.endswith(b"words"))
+    assert sim.now - began_at < 0.2
+
+
+def test_retransmission_backs_off_and_gives_up_as_linux_does() -> None:
+    sim = StackSim(5)
+    client, _ = sim.connect()
+    sim.run(1.0)
+    sim.forth.loss = sim.back.loss = 1.0
+    sim.records = True
+    client.send(b"to nobody")
+    sim.run(1500)
+    assert client.errors == [110]  # ETIMEDOUT
+    assert len(sim.wire) < 25
+    gaps = [b - a for (a, _, _), (b, _, _) in zip(sim.wire[3:], sim.wire[4:], strict=False)]
+    assert gaps == sorted(gaps)
+
+
+def test_a_changed_path_resumes_at_once() -> None:
+    """Fig. 5: what was under way on the old path is sent again on the new one, without waiting."""
+    sim = StackSim(6)
+    sim.forth.rate = 1e6
+    client, server = sim.connect()
+    client.send(bytes(2_000_000), end=True)
+    sim.run(0.5)
+    sim.forth.loss = sim.back.loss = 1.0
+    sim.run(3.0)
+    sim.forth.loss = sim.back.loss = 0.0
+    had = len(server.received)
+    began_at = sim.now
+    sim.a.path_changed(sim.b.source_for(bytes(4)), sim.now)
+    assert sim.run(5, until=lambda: len(server.received) > had)
+    assert sim.now - began_at < 1.5 * sim.forth.delay
+    assert sim.run(60, until=lambda: server.eof)
+    assert len(server.received) == 2_000_000
