@@ -101,8 +101,12 @@ class HubThread:
                 self._wake = None
             if self._started.locked():
                 self._started.release()
-            self._ended.release()
-            hub.destroy(destroy_loop=True)
+            try:
+                hub.destroy(destroy_loop=True)
+            finally:
+                # Last: whoever waits for the end may let the interpreter end, whose collection of
+                # the loop's watchers must not meet a loop that is being destroyed here.
+                self._ended.release()
 
     def _run(self) -> None:
         try:

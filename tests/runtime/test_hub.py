@@ -35,6 +35,29 @@ def test_what_setup_raises_reaches_the_thread_that_started_it():
     assert not thread.running
 
 
+def test_stop_waits_until_the_hub_is_destroyed():
+    """An interpreter that ends meanwhile would collect watchers of a loop that is half gone."""
+    destroyed = threading.Event()
+
+    def setup() -> None:
+        import gevent
+
+        hub = gevent.get_hub()
+        destroy = hub.destroy
+
+        def destroy_slowly(**options: bool) -> None:
+            time.sleep(0.05)
+            destroy(**options)
+            destroyed.set()
+
+        hub.destroy = destroy_slowly
+
+    thread = HubThread(setup=setup, teardown=lambda: None)
+    thread.start()
+    assert thread.stop(5)
+    assert destroyed.is_set()
+
+
 def test_a_failing_call_leaves_the_hub_serving(caplog):
     done = threading.Event()
     thread = HubThread(setup=lambda: None, teardown=lambda: None)
