@@ -71,7 +71,11 @@ class Program:
     def end_of_stream(self) -> None:
         assert not self.eof
         self.eof = True
-        if self.closes_at_end and self.conn is not None:
+        self.sim.soon(self.close_if_done)
+
+    def close_if_done(self) -> None:
+        done = self.eof and self.sent == len(self.to_send) and not self.ends_after_sending
+        if self.closes_at_end and done and self.conn is not None:
             self.conn.close(self.sim.now)
 
     def writable(self) -> None:
@@ -101,6 +105,7 @@ class Program:
         if self.ends_after_sending:
             self.ends_after_sending = False
             conn.shutdown_write(self.sim.now)
+        self.close_if_done()
 
     def resume(self) -> None:
         self.reads = True

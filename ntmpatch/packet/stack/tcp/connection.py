@@ -112,6 +112,8 @@ class TcpConnection:
         self.recovery_point: int | None = None
         self.in_timeout = False
         self.duplicate_acks = 0
+        self.tail_probed = False
+        """The tail was sent again and nothing new was acknowledged since: one probe is enough."""
         self.retransmissions = 0
         self.timeouts = 0
         self.timed_seq: int | None = None

@@ -35,6 +35,9 @@ def segment_arrives(conn: TcpConnection, service: TcpService, seg: Segment, now:
         if not seg.flags & tcp.RST:
             _acknowledge_now(conn, service)
         return
+    if conn.state is State.SYN_RECEIVED and seg.flags & tcp.SYN and seq == conn.irs:
+        _syn_again(conn, service, seg, seq, now)
+        return
     # First: is it acceptable? (Table 6)
     window = conn.receive_window()
     if not (seq <= conn.rcv_nxt + window and seq + size >= conn.rcv_nxt) or (
@@ -54,11 +57,7 @@ def segment_arrives(conn: TcpConnection, service: TcpService, seg: Segment, now:
         return
     # Fourth: SYN (RFC 5961 section 4).
     if seg.flags & tcp.SYN:
-        if conn.state is State.SYN_RECEIVED and seq == conn.irs:
-            conn.syn_due = True
-            service.wake(conn)
-        else:
-            service.challenge(conn, now)
+        service.challenge(conn, now)
         return
     # Fifth: ACK.
     if not seg.flags & tcp.ACK:
@@ -107,6 +106,18 @@ def _in_syn_sent(conn: TcpConnection, service: TcpService, seg: Segment, now: fl
     service.establish(conn, now)
     if seg.size or seg.flags & tcp.FIN:
         _take_text(conn, service, seg, conn.irs + 1, now)
+
+
+def _syn_again(
+    conn: TcpConnection, service: TcpService, seg: Segment, seq: int, now: float
+) -> None:
+    """The far end's SYN once more: our answer was lost, or both opened at once (section 3.5)."""
+    if seg.flags & tcp.ACK:
+        conn.ack_due = True
+        _process_ack(conn, service, seg, seq, now)
+    else:
+        conn.syn_due = True
+        service.wake(conn)
 
 
 def take_syn(conn: TcpConnection, service: TcpService, seg: Segment, now: float) -> None:

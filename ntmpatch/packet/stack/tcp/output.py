@@ -223,6 +223,9 @@ def _probe(conn: TcpConnection, service: TcpService, now: float) -> SuperSegment
 
 def tail(conn: TcpConnection, service: TcpService, now: float) -> SuperSegment | None:
     """RFC 8985 section 7.3: the last segment again, so that its acknowledgment tells of holes."""
+    if conn.tail_probed or conn.recovery_point is not None:
+        return None
+    conn.tail_probed = True
     end = min(conn.snd_max, conn.data_end)
     start = max(conn.snd_una, end - conn.mss)
     if start >= end:
@@ -231,6 +234,7 @@ def tail(conn: TcpConnection, service: TcpService, now: float) -> SuperSegment |
         return None
     conn.timed_seq = None
     conn.retransmissions += 1
+    service.timers.arm((conn, Timer.RETRANSMIT), now + conn.rtt.rto)
     return _data(conn, service, start, end - start, now)
 
 
@@ -285,7 +289,7 @@ def _arm_retransmission(conn: TcpConnection, service: TcpService, now: float) ->
 def _arm_tail_probe(conn: TcpConnection, service: TcpService, now: float) -> None:
     """RFC 8985 section 7.2; only with SACK, whose absence would leave the answer ambiguous."""
     srtt = conn.rtt.srtt
-    if srtt is None or not conn.sack:
+    if srtt is None or not conn.sack or conn.tail_probed:
         return
     timeout = max(2 * srtt, MIN_PROBE_TIMEOUT)
     if conn.flight <= conn.mss:

@@ -84,6 +84,7 @@ def _advance(conn: TcpConnection, service: TcpService, seg: Segment, ack: int, n
     conn.snd_nxt = max(conn.snd_nxt, ack)
     conn.scoreboard.acknowledged(ack)
     conn.duplicate_acks = 0
+    conn.tail_probed = False
     conn.first_timeout_at = None
     if conn.timestamps and seg.options.echo:
         service.sample_rtt(conn, seg.options.echo, now)
@@ -119,6 +120,10 @@ def _find_losses(conn: TcpConnection, now: float) -> None:
     board = conn.scoreboard
     if conn.sack:
         lost = board.detect(conn.snd_una, conn.mss)
+        if conn.tail_probed and conn.recovery_point is None and board.highest > conn.snd_una:
+            # The probe was sent long after what is missing below it: by now that is lost.
+            board.lost_below = max(board.lost_below, board.highest)
+            lost = True
         if (
             conn.recovery_point is not None
             and not conn.in_timeout
