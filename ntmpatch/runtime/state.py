@@ -66,6 +66,19 @@ class StateDirectory:
 
     def write(self, name: str, content: bytes) -> None:
         """Replace a private file, atomically; it is on the disk when this returns."""
+        self._put(name, content, os.replace)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a private file unless there is one; whether it was ours that came first."""
+        try:
+            self._put(name, content, os.link)
+        except FileExistsError:
+            return False
+        return True
+
+    def _put(
+        self, name: str, content: bytes, move: Callable[[str, os.PathLike[str]], None]
+    ) -> None:
         try:
             fd, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=self.path)
             try:
@@ -73,16 +86,17 @@ class StateDirectory:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(temporary, self.path / name)
-            except BaseException:
+                move(temporary, self.path / name)
+            finally:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary)
-                raise
             directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(directory)
             finally:
                 os.close(directory)
+        except FileExistsError:
+            raise
         except OSError as error:
             raise ConfigError(f"{self.path / name}: cannot be written: {error.strerror}") from None
 
@@ -94,8 +108,10 @@ class StateDirectory:
         stored = self.read(name)
         if stored is None:
             fresh = make()
-            self.write(name, fresh)
-            return fresh
+            if self.create(name, fresh):
+                return fresh
+            # Another process (a server that is starting, an account command) made it meanwhile.
+            stored = self.read(name) or b""
         if len(stored) != 32:
             raise ConfigError(f"{self.path / name}: expected 32 bytes of key, got {len(stored)}")
         return stored

@@ -31,17 +31,22 @@ def test_steps_travel_from_the_trace_writer_to_the_reader_and_repeat_only_once(
     shown: list[Step] = []
     with StepReader(tmp_path / "trace", shown.append) as reader:
         writer = TraceWriter(str(tmp_path / "trace"))
-        for step, message in [("3.2", "direction request"), ("3.2", "again"), ("5.3", "moved")]:
-            writer.write(step=step, sender="MN", receiver="DC", message=message)
+        for step, message in [("3.2", "DirectionRequest"), ("3.2", "again"), ("5.3", "moved")]:
+            writer.write(step=step, sender="node a.demo.example", receiver="DC", message=message)
         give_up_at = time.monotonic() + 10
         while len(reader.steps) < 2 and time.monotonic() < give_up_at:
             time.sleep(0.01)
         writer.close()
     assert [(s.figure, s.number, s.message) for s in shown] == [
-        ("3", "2", "direction request"),
+        ("3", "2", "DirectionRequest"),
         ("5", "3", "moved"),
     ]
-    assert str(shown[0]) == "Fig. 3 (2)   MN → DC: direction request"
+    assert shown[0].describe("demo.example").split() == [
+        *("Fig.", "3", "(2)"),
+        *("node", "a", "→", "DC"),
+        *("direction", "request"),
+        "DirectionRequest",
+    ]
     assert reader.count("3") == reader.count("5") == 1
 
 
@@ -51,9 +56,12 @@ def test_a_line_that_is_no_step_is_none(line: bytes) -> None:
 
 
 def test_the_transfer_is_sized_to_take_seconds_within_bounds() -> None:
-    assert play.transfer_size(1e3) == 32 << 20
-    assert play.transfer_size(20e6) == (80_000_000 >> 20) << 20
-    assert play.transfer_size(1e12) == 256 << 20
+    roomy = 1 << 40
+    assert play.transfer_size(1e3, roomy) == 32 << 20
+    assert play.transfer_size(20e6, roomy) == (120_000_000 >> 20) << 20
+    assert play.transfer_size(1e12, roomy) == 384 << 20
+    assert play.transfer_size(1e12, 100 << 20) == 50 << 20
+    assert play.transfer_size(1e12, 0) == 32 << 20
 
 
 def test_the_download_is_a_plain_program_that_reports_size_hash_and_gap() -> None:

@@ -8,18 +8,23 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from ntmpatch.base.errors import NtmpatchError
 from ntmpatch.cli.console import Console, print_json
+from ntmpatch.cli.exits import EX_CANTCREAT, CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
     from ntmpatch.cli.demo.play import Result
+
+_MAX_DIRECTORY_LENGTH: Final = 74
+"""An AF_UNIX path has 107 bytes at most, and the longest below the directory is a node's
+``/server.demo.example/control.sock``."""
 
 
 @click.command()
@@ -40,6 +45,11 @@ def demo(as_json: bool) -> None:
             _ended_by_signals(),
             tempfile.TemporaryDirectory(prefix="ntmpatch-demo-") as directory,
         ):
+            if len(directory) > _MAX_DIRECTORY_LENGTH:
+                raise CommandError(
+                    f"{directory}: too long for sockets in it: let TMPDIR name another place",
+                    EX_CANTCREAT,
+                )
             result = Demo(Path(directory), console).play()
     except NtmpatchError as error:
         if as_json:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import selectors
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -15,6 +16,7 @@ from ntmpatch.base.errors import UnavailableError
 from ntmpatch.cli.control import NodeControl
 from ntmpatch.cli.demo.configuration import (
     CLIENT_NAME,
+    DOMAIN,
     SERVER_NAME,
     Addresses,
     free_ports,
@@ -36,10 +38,10 @@ _SILENCE_TIMEOUT: Final = 20.0
 """Seconds that the download may say nothing."""
 _WARM_UP_SIZE: Final = 8 << 20
 """Bytes of the first, small file, whose speed decides the size of the real one."""
-_TRANSFER_TIME: Final = 4.0
+_TRANSFER_TIME: Final = 6.0
 """Seconds that the real transfer should take, where that needs no more than the largest file."""
 _LEAST_SIZE: Final = 32 << 20
-_LARGEST_SIZE: Final = 256 << 20
+_LARGEST_SIZE: Final = 384 << 20
 _POLL_INTERVAL: Final = 0.05
 _BLOCK_SIZE: Final = 1 << 20
 
@@ -150,7 +152,7 @@ class Demo:
         return float(progress["received_size"] / max(progress["seconds"], 1e-3))
 
     def _transfer(self, download: Download, url: str, speed: float, steps: StepReader) -> Result:
-        size = transfer_size(speed)
+        size = transfer_size(speed, shutil.disk_usage(self._directory).free)
         self._scene(f"Downloading {size >> 20} MiB of random bytes from {url}")
         sha256 = self._make_file("random", size)
         download.fetch(url + "random")
@@ -168,6 +170,7 @@ class Demo:
         if not steps.count("3"):
             raise DemoError("no step of Fig. 3 was reported")
         self._crew.check()
+        self._check_move()
         return Result(
             received_size=size,
             sha256=sha256,
@@ -186,13 +189,23 @@ class Demo:
         with NodeControl(self._control_path(CLIENT_NAME)) as node:
             node.ask(local.Rebind((new,)), local.Done)
 
+    def _check_move(self) -> None:
+        """The web server's node must see the client at its new address."""
+        with NodeControl(self._control_path(SERVER_NAME)) as node:
+            facts = json.loads(node.ask(local.Status(), local.Report).json)
+        seen = [peer["endpoint"] for peer in facts["peers"] if peer["name"] == CLIENT_NAME]
+        if not any((end or "").startswith(f"{self._addresses.client_moved}:") for end in seen):
+            raise DemoError(f"the client did not move: it is seen at {seen}")
+
     # ------------------------------------------------------------------------------ small things
 
     def _scene(self, line: str) -> None:
         self._console.say(line, style="bold")
 
     def _show_step(self, step: Step) -> None:
-        self._console.say(f"  {step}", style="cyan" if step.figure == "3" else "magenta")
+        self._console.say(
+            f"  {step.describe(DOMAIN)}", style="cyan" if step.figure == "3" else "magenta"
+        )
 
     def _make_file(self, name: str, size: int) -> str:
         """Random bytes on the web server's site; their SHA-256."""
@@ -273,10 +286,14 @@ class Download:
         return report
 
 
-def transfer_size(speed: float) -> int:
-    """How much to transfer, in bytes (a multiple of 1 MiB), at ``speed`` bytes a second."""
-    wanted = int(speed * _TRANSFER_TIME)
-    return min(max(wanted, _LEAST_SIZE), _LARGEST_SIZE) // _BLOCK_SIZE * _BLOCK_SIZE
+def transfer_size(speed: float, free_size: int) -> int:
+    """How much to transfer, in bytes (a multiple of 1 MiB), at ``speed`` bytes a second.
+
+    The file may take half of the ``free_size`` bytes that the disk has, but is never less
+    than the least size: where even that has no room, writing it fails and says so.
+    """
+    wanted = min(int(speed * _TRANSFER_TIME), _LARGEST_SIZE, free_size // 2)
+    return max(wanted, _LEAST_SIZE) // _BLOCK_SIZE * _BLOCK_SIZE
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -10,6 +10,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from ntmpatch.signalling.figures import TITLES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -30,9 +32,14 @@ class Step:
     receiver: str
     message: str
 
-    def __str__(self) -> str:
+    def describe(self, domain: str) -> str:
+        """A line: the place in the paper, who to whom without their ``domain``, what, how."""
         place = f"Fig. {self.figure} ({self.number})"
-        return f"{place:<12} {self.sender} → {self.receiver}: {self.message}"
+        ends = [end.removesuffix(f".{domain}") for end in (self.sender, self.receiver)]
+        who = ends[0] if ends[0] == ends[1] else " → ".join(ends)
+        title = TITLES.get(f"{self.figure}.{self.number}", "")
+        how = "" if self.message == title else self.message
+        return f"{place:<12} {who:<27} {title:<38} {how}".rstrip()
 
 
 def parse_step(line: bytes) -> Step | None:
