@@ -38,10 +38,10 @@ _SILENCE_TIMEOUT: Final = 20.0
 """Seconds that the download may say nothing."""
 _WARM_UP_SIZE: Final = 8 << 20
 """Bytes of the first, small file, whose speed decides the size of the real one."""
-_TRANSFER_TIME: Final = 6.0
+_TRANSFER_TIME: Final = 5.0
 """Seconds that the real transfer should take, where that needs no more than the largest file."""
 _LEAST_SIZE: Final = 32 << 20
-_LARGEST_SIZE: Final = 384 << 20
+_LARGEST_SIZE: Final = 256 << 20
 _POLL_INTERVAL: Final = 0.05
 _BLOCK_SIZE: Final = 1 << 20
 
