@@ -36,7 +36,7 @@ def make_lookups(
     system_gethostbyaddr = system["gethostbyaddr"]
     system_getnameinfo = system["getnameinfo"]
 
-    def getaddrinfo(  # noqa: PLR0917  # of the interface
+    def getaddrinfo(
         host: Any,
         port: Any,
         family: int = 0,

@@ -16,7 +16,7 @@ from ntmpatch.runtime.interfaces import concrete, usable
 from ntmpatch.runtime.state import ENROLMENT
 from ntmpatch.runtime.station import Station
 from ntmpatch.runtime.trace import TraceWriter
-from ntmpatch.signalling.effects import Assigned, Failed, Persist
+from ntmpatch.signalling.effects import Failed, Persist
 from ntmpatch.signalling.enrolled import EnrolmentState
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ class _Enrolment:
                 if EnrolmentState.decode(effect.state).coordinators:
                     domains = (self.negotiation.domain, *self._settings.domains)
                     state.write_names(domains, self.negotiation.virtual_prefixes())
-            case Assigned():
-                # Registered: the identity is good, and the DC can be reached from here.
-                self.done.set(None)
+                    # Before the negotiation goes on to the DC: that is the program's to do.
+                    self.station.close()
+                    self.done.set(None)
             case Failed():
                 self.last_failure = effect.error
                 if effect.fatal:
@@ -95,6 +95,4 @@ def enrol(settings: NodeSettings, timeout: float) -> None:
             f"the account server does not answer at {where} (tried for {timeout:.0f} s)"
         ) from None
     finally:
-        enrolment.negotiation.leave(time.monotonic())
-        enrolment.station.carrier.wake()
         enrolment.station.close()

@@ -39,6 +39,8 @@ VERDICT_LIFETIME = 60.0
 """Seconds for which a coordinator may rely on a verdict: the bound of a revocation."""
 IDLE_TIMEOUT = 180.0
 """Seconds without a request after which a channel goes; a WireGuard session lasts no longer."""
+BRIEF_TIMEOUT = 12.0
+"""The same for nodes, which ask once in days: before the tunnel would call a node that has left."""
 MAX_COORDINATORS = 3
 """Coordinators that an answer names: more would not fit one datagram."""
 
@@ -79,25 +81,27 @@ class AccountServer(Party):
     def _enrol(self, message: EnrolmentRequest, request: Request) -> Process[EnrolmentResponse]:
         wall_now = self.wall_clock()
 
-        def job() -> EnrolmentResponse:
+        def job() -> tuple[EnrolmentResponse, str]:
             account = self._store.redeem_token(
                 message.token_id, message.secret, request.peer, wall_now
             )
-            return self._certify(account, request.peer, message.endpoints, wall_now)
+            answer = self._certify(account, request.peer, message.endpoints, wall_now)
+            return answer, account.role
 
-        response = yield from work(job, "enrolment")
-        self._meet(request.peer)
+        response, role = yield from work(job, "enrolment")
+        self._meet(request.peer, role)
         return response
 
     def _renew(self, message: CertificateRenewal, request: Request) -> Process[EnrolmentResponse]:
         wall_now = self.wall_clock()
 
-        def job() -> EnrolmentResponse:
+        def job() -> tuple[EnrolmentResponse, str]:
             account = self._account(request.peer)
-            return self._certify(account, request.peer, message.endpoints, wall_now)
+            answer = self._certify(account, request.peer, message.endpoints, wall_now)
+            return answer, account.role
 
-        response = yield from work(job, "certificate renewal")
-        self._meet(request.peer)
+        response, role = yield from work(job, "certificate renewal")
+        self._meet(request.peer, role)
         return response
 
     def _inquire(
@@ -186,6 +190,7 @@ class AccountServer(Party):
 
     # --- channels ------------------------------------------------------------------------
 
-    def _meet(self, peer: bytes) -> None:
+    def _meet(self, peer: bytes, role: str = "dc") -> None:
         """Keep the channel of somebody certified while it is in use."""
-        self.admission.confirm(peer, expires_at=self.now + IDLE_TIMEOUT)
+        timeout = BRIEF_TIMEOUT if role == "node" else IDLE_TIMEOUT
+        self.admission.confirm(peer, expires_at=self.now + timeout)

@@ -19,6 +19,7 @@ wrong: list[str] = []
 for size in TCP_SIZES:
     sent = rng.randbytes(size)
     with socket.create_connection((str(address[0]), port), timeout=30) as connection:
+        peer = connection.getpeername()[0]
         sender = threading.Thread(target=connection.sendall, args=(sent,))
         sender.start()
         received = bytearray()
@@ -28,7 +29,6 @@ for size in TCP_SIZES:
         connection.shutdown(socket.SHUT_WR)
         if received != sent or connection.recv(1) != b"":
             wrong.append(f"tcp {size}: {len(received)} bytes")
-        peer = connection.getpeername()[0]
 
 with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
     datagrams.settimeout(10)

@@ -131,6 +131,8 @@ class TcpConnection:
         self.queued = False
         """In the service's queue of connections that may have something to send."""
         self.done = False
+        self.final_error = 0
+        """What ``closed`` tells, once the program has taken what arrived before."""
         self.abandoned = False
         """The program has closed: nobody reads what still comes."""
 
@@ -192,7 +194,8 @@ class TcpConnection:
             self.service.linger(self, now)
 
     def abort(self, now: float) -> None:
-        """End at once, by RST where the far end knows of us."""
+        """End at once, by RST where the far end knows of us; nobody reads what has arrived."""
+        self.abandoned = True
         if not self.done:
             self.service.abort(self, now)
 
@@ -213,6 +216,11 @@ class TcpConnection:
             self.service.timers.cancel((self, Timer.KEEPALIVE))
         elif not self.done:
             self.service.timers.arm((self, Timer.KEEPALIVE), now + keepalive[0])
+
+    def forget_buffers(self) -> None:
+        """Nothing is sent or put together any more: a minute of TIME-WAIT costs no megabytes."""
+        self.send_buffer = SendBuffer(SEND_BUFFER_SIZE)
+        self.reassembly = Reassembly()
 
     # --- for input and output -------------------------------------------------------------
 

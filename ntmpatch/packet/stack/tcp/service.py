@@ -284,7 +284,7 @@ class TcpService:
     def deliver_waiting(self, conn: TcpConnection, now: float) -> None:
         """The handler can take data again: hand over what waits, and open the window."""
         handler = conn.handler
-        if conn.waiting is None or handler is None or conn.done:
+        if conn.waiting is None or handler is None or conn.abandoned:
             return
         before = conn.receive_window()
         queue = conn.waiting
@@ -299,11 +299,16 @@ class TcpService:
         if not queue:
             conn.waiting = None
         advertised = conn.rcv_adv - conn.rcv_nxt
-        # RFC 9293 section 3.8.6.2.2: tell of a window that has grown by two segments.
-        if conn.receive_window() > before or conn.receive_window() - advertised >= 2 * conn.mss:
+        # RFC 9293 section 3.8.6.2.2: tell of a window that has grown by two segments. Behind a FIN
+        # nothing comes, and the far end may know of the connection no more.
+        if conn.done or conn.fin_received is not None:
+            pass
+        elif conn.receive_window() > before or conn.receive_window() - advertised >= 2 * conn.mss:
             conn.ack_due = True
             self.wake(conn)
         self.tell_end(conn)
+        if conn.done and conn.waiting is None:
+            handler.closed(conn.final_error)
         del now
 
     def tell_end(self, conn: TcpConnection) -> None:
@@ -321,6 +326,7 @@ class TcpService:
     def time_wait(self, conn: TcpConnection, now: float) -> None:
         """Both streams have ended, ours last heard of: stay to answer what is late."""
         conn.state = State.TIME_WAIT
+        conn.forget_buffers()
         for timer in (Timer.RETRANSMIT, Timer.PROBE, Timer.KEEPALIVE):
             self.timers.cancel((conn, timer))
         self.linger(conn, now)
@@ -344,7 +350,10 @@ class TcpService:
         if conn.release_slot is not None:
             conn.release_slot(conn)
             conn.release_slot = None
-        if conn.handler is not None:
+        conn.forget_buffers()
+        conn.final_error = error
+        # As Linux: what has arrived is the program's to read, whatever ended the connection.
+        if conn.handler is not None and (conn.waiting is None or conn.abandoned):
             conn.handler.closed(error)
 
     def abort(self, conn: TcpConnection, now: float, error: int = 0) -> None:
