@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import selectors
 import socket
 import threading
 from dataclasses import dataclass
@@ -62,17 +62,18 @@ class StepReader:
     """Listens at ``path`` and calls ``show`` with each step the first time that it happens.
 
     The same message between the same two is shown once: a retransmission, or the same step of
-    another look-up, tells nothing new. ``show`` is called in the reader's own thread: the kernel
-    queues few datagrams, and a late reader loses them.
+    another look-up, tells nothing new. ``show`` is called in the reader's own thread.
     """
 
     def __init__(self, path: Path, show: Callable[[Step], None]) -> None:
         self._show = show
         self._seen: set[tuple[str, str, str, str]] = set()
         self._ended = threading.Event()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(os.fspath(path))
-        self._socket.settimeout(_POLL_INTERVAL)
+        self._selector = selectors.DefaultSelector()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(os.fspath(path))
+        self._listener.listen()
+        self._selector.register(self._listener, selectors.EVENT_READ)
         self.steps: list[Step] = []
         self._thread = threading.Thread(target=self._read, name="steps", daemon=True)
 
@@ -83,7 +84,9 @@ class StepReader:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._socket.close()
+        for key in list(self._selector.get_map().values()):
+            self._hang_up(key.fileobj)
+        self._selector.close()
 
     def count(self, figure: str) -> int:
         """How many different steps of a figure have been seen."""
@@ -91,8 +94,20 @@ class StepReader:
 
     def _read(self) -> None:
         while not self._ended.is_set():
-            with contextlib.suppress(TimeoutError):
-                self._take(self._socket.recv(_LINE_SIZE))
+            for key, _ in self._selector.select(_POLL_INTERVAL):
+                connection = key.fileobj
+                assert isinstance(connection, socket.socket)
+                if connection is self._listener:
+                    self._selector.register(self._listener.accept()[0], selectors.EVENT_READ)
+                elif line := connection.recv(_LINE_SIZE):
+                    self._take(line)
+                else:
+                    self._hang_up(connection)
+
+    def _hang_up(self, connection: object) -> None:
+        assert isinstance(connection, socket.socket)
+        self._selector.unregister(connection)
+        connection.close()
 
     def _take(self, line: bytes) -> None:
         step = parse_step(line)
