@@ -153,6 +153,51 @@ def test_a_slow_reader_gets_everything_in_order() -> None:
     assert server.received == data
 
 
+@pytest.mark.parametrize("ended_by", ["time", "reset"])
+def test_what_arrived_is_read_even_after_the_connection_has_ended(ended_by: str) -> None:
+    sim, client, server = open_pair()
+    client.closes_at_end = True
+    client.reads = False
+    assert client.conn is not None
+    client.conn.shutdown_write(sim.now)
+    sim.run(1)
+    data = sim.rng.randbytes(300_000)
+    server.send(data, end=ended_by == "time")
+    sim.run(1)
+    if ended_by == "time":
+        assert client.conn.state is State.TIME_WAIT
+        sim.run(100)
+    else:
+        assert server.conn is not None
+        server.conn.abort(sim.now)
+        sim.run(1)
+    assert client.conn.done
+    assert not client.errors
+    client.take_limit = 100_000
+    for _ in range(3):
+        assert not client.ended
+        client.resume()
+    assert client.received == data
+    assert client.eof == (ended_by == "time")
+    assert client.errors == [0 if ended_by == "time" else errno.ECONNRESET]
+
+
+def test_nothing_is_said_behind_the_far_ends_fin() -> None:
+    sim, client, server = open_pair()
+    client.reads = False
+    assert client.conn is not None
+    client.conn.shutdown_write(sim.now)
+    sim.run(1)
+    server.closes_at_end = True
+    server.send(sim.rng.randbytes(1 << 20), end=True)
+    sim.run(2)
+    assert not sim.b.tcp.connections
+    sim.records = True
+    client.resume()
+    sim.run(1)
+    assert not sim.wire
+
+
 def test_keepalive_finds_a_dead_peer() -> None:
     sim, client, _ = open_pair()
     assert client.conn is not None
