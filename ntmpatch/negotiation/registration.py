@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ntmpatch.base.backoff import Backoff
 from ntmpatch.negotiation.peers import NAT_KEEPALIVE_INTERVAL, check_addresses
-from ntmpatch.signalling.effects import Assigned, Contact, Failed, Forget, Ready
+from ntmpatch.signalling.effects import Assigned, Contact, Failed, Forget, Left, Ready
 from ntmpatch.signalling.errors import Refused, Silent
 from ntmpatch.signalling.process import Event, Process, ask, wait
 from ntmpatch.wire.control_messages import (
@@ -31,6 +31,8 @@ SERVICE_RETRY_INTERVAL = 5.0
 FIRST_RETRY_INTERVAL = 0.5
 MAX_RETRY_INTERVAL = 10.0
 """A node comes back soon after its DC does; the jitter spreads those of one DC."""
+LEAVE_TIMEOUT = 0.6
+"""Seconds that a program's end may wait for the DC's goodbye: one retransmission."""
 SILENCES_BEFORE_ASKING_AS = 2
 RECENT = 1.0
 """Seconds after a registration in which a new session with the DC is no reason for another."""
@@ -77,11 +79,14 @@ class Registrar:
         self._party.start(self._party.enrol(), enrolled)
 
     def leave(self) -> None:
-        """Say goodbye to the DC."""
+        """Say goodbye to the DC; Left tells when it was heard."""
         self._party.call_off("register")
         self._attempt += 1
-        if self._coordinator is not None:
-            self._party.start(ask(self._coordinator, Deregistration(), Ack), lambda *_: None)
+        if self._coordinator is None:
+            self._party.emit(Left())
+            return
+        goodbye = ask(self._coordinator, Deregistration(), Ack, timeout=LEAVE_TIMEOUT)
+        self._party.start(goodbye, lambda *_: self._party.emit(Left()))
 
     def coordinator(self, timeout: float) -> Process[bytes]:
         """The DC's key, as soon as we are registered there; Silent after ``timeout``."""

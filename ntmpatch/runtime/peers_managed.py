@@ -26,6 +26,7 @@ from ntmpatch.signalling.effects import (
     Contact,
     Failed,
     Forget,
+    Left,
     Persist,
     Ready,
     Resolved,
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ntmpatch.node")
 
+LEAVE_TIMEOUT = 1.0
+"""Seconds for the goodbye, beyond what negotiation gives it."""
+
 LOOKUP_TIMEOUT = 12.0
 """Seconds after which a look-up is given up whatever negotiation thinks: EAI_AGAIN."""
 
@@ -55,6 +59,7 @@ class ManagedPeers:
         self._assigned: Assigned | None = None
         self._failure: Exception | None = None
         self._registered = gevent.event.Event()
+        self._left = gevent.event.Event()
         self._lookups: dict[int, gevent.event.AsyncResult[Resolved]] = {}
         self._names: dict[bytes, str] = {}
         self._traced: set[bytes] = set()
@@ -95,6 +100,7 @@ class ManagedPeers:
         """Leave the DC and close."""
         self._negotiation.leave(time.monotonic())
         self.carrier.wake()
+        self._left.wait(timeout=LEAVE_TIMEOUT)
         self._station.close()
 
     def welcome(self) -> local.Welcome:
@@ -237,6 +243,8 @@ class ManagedPeers:
                 pool.spawn(self._save, effect.state)
             case Failed() if effect.fatal:
                 self._failure = effect.error
+            case Left():
+                self._left.set()
             case Ready():
                 log.info("%s %s is ready", effect.role, effect.name)
             case _:

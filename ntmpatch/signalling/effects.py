@@ -113,6 +113,11 @@ class Ready:
 
 
 @dataclass(slots=True, frozen=True)
+class Left:
+    """The DC has heard the node's goodbye, or did not answer it in time: the ports may close."""
+
+
+@dataclass(slots=True, frozen=True)
 class Failed:
     """Something ended that is not retried (``fatal``: without it the party is of no use)."""
 
@@ -136,5 +141,15 @@ class Traced:
 
 
 Effect: TypeAlias = (
-    Work | Contact | Forget | Assigned | Resolved | Unresolved | Persist | Ready | Failed | Traced
+    Work
+    | Contact
+    | Forget
+    | Assigned
+    | Resolved
+    | Unresolved
+    | Persist
+    | Ready
+    | Left
+    | Failed
+    | Traced
 )
