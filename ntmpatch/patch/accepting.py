@@ -80,6 +80,8 @@ class ListeningSocket(BoundSocket):
     def listen(self, *backlog: int) -> None:
         """Once more, with another backlog."""
         state = state_of(self)
+        if backlog:
+            turning.check_backlog(backlog[0])
         size = max(0, backlog[0]) if backlog else 128
         if state.real is not None:
             state.real.listen(size)

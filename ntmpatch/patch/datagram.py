@@ -7,7 +7,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
-from ntmpatch.patch import node, turning, waiting
+from ntmpatch.patch import node, options, turning, waiting
 from ntmpatch.patch.addressing import WILDCARDS, Packed, format_address
 from ntmpatch.patch.classes import register_mixin
 from ntmpatch.patch.kinds import Kind
@@ -101,7 +101,17 @@ class DatagramSocket(VirtualSocket):
 
     def sendto(self, data: Any, *flags_and_address: Any) -> int:
         """One datagram, to whichever network the address belongs to."""
-        *flags, address = flags_and_address
+        try:
+            *flags, address = flags_and_address
+            well_formed = isinstance(address, tuple) and len(flags) < 2
+            memoryview(data)
+        except (TypeError, ValueError):
+            well_formed = False
+        if not well_formed or not all(isinstance(flag, int) for flag in flags):
+            # The C method says what is wrong with such arguments.
+            state = state_of(self)
+            judge = options.scratch(state.family, state.type, state.proto)
+            return judge.sendto(data, *flags_and_address)
         return self.sendmsg([data], (), flags[0] if flags else 0, address)
 
     def sendmsg(

@@ -201,6 +201,8 @@ class ProcessNode:
         host, port = address[0], address[1]
         if not (isinstance(port, int) and 0 <= port <= 65535):
             return None
+        if len(address) > 2 and not (isinstance(address[2], int) and 0 <= address[2] <= 0xFFFFF):
+            return None  # the C method says what is wrong with such flow information
         text = text_host(host)
         if not text:
             return None

@@ -141,13 +141,18 @@ def begin_connect(socket: Any, target: Packed) -> State:
         kept = options.snapshot(c_socket, family, c_socket.type, proto)
         port, bound_id = bound_port(c_socket), 0
     near, far = make_pair(_socket.SOCK_STREAM, kept)
+    filler_size, inode = _fill(near), os.fstat(near).st_ino
+    # The near end is in place before anybody can know of the connection: another thread that
+    # waits for this descriptor must not see the kernel's socket hang up.
+    aside = _socket.dup(fd)
+    swap(fd, near)
     try:
         connecting = node.current.call(
             Connect(
                 remote=target[0],
                 port=target[1],
-                filler_size=_fill(near),
-                inode=(inode := os.fstat(near).st_ino),
+                filler_size=filler_size,
+                inode=inode,
                 local_port=port,
                 bound_id=bound_id,
                 mapped=family == _socket.AF_INET6 and len(target[0]) == 4,
@@ -157,11 +162,11 @@ def begin_connect(socket: Any, target: Packed) -> State:
             (far,),
         )
     except BaseException:
-        os.close(near)
+        os.dup2(aside, fd, os.get_inheritable(fd))
         raise
     finally:
         os.close(far)
-    swap(fd, near)
+        os.close(aside)
     local = (connecting.local, connecting.local_port)
     state = State(
         Kind.CONNECTING, fd, family, c_socket.type, proto, connecting.id, inode, local, target, kept
@@ -258,6 +263,7 @@ def bind_tcp(socket: Any, address: bytes, port: int) -> None:
 
 def listen_bound(socket: Any, state: State, backlog: int) -> None:
     """listen() on a socket that is bound to a virtual address. OSError."""
+    check_backlog(backlog)
     address, port = state.local
     id_, near = _listen(
         state.family, address, port, state.options, backlog=backlog, bound_id=state.id
@@ -302,6 +308,12 @@ def listen_wildcard(socket: Any, backlog: int) -> None:
         return
     local = (wildcard_of(family), port)
     combine(socket, Kind.LISTENER, id_=id_, near=near, local=local, kept=kept)
+
+
+def check_backlog(backlog: int) -> None:
+    """OverflowError as the C method's, for what is no int of C."""
+    if not -(2**31) <= backlog < 2**31:
+        raise OverflowError("signed integer is greater than maximum")
 
 
 def _listen(

@@ -59,6 +59,8 @@ class VirtualSocket(_Base):
         state = state_of(self)
         if state.remote is None or state.kind is Kind.CONNECTING:
             refuse(errno.ENOTCONN)
+        if state.kind is Kind.STREAM and waiting.look(state.fd)[1]:
+            refuse(errno.ENOTCONN)  # as Linux, once both directions are closed
         return format_address(state.family, state.remote)
 
     # -------------------------------------------------------------------------------- options

@@ -229,7 +229,7 @@ class VirtualSockets:
         self._streams[pump.id] = pump
         for option in self._options.get(listener.id, ()):
             apply_option(pump, connection, option)
-        pump.attach(connection)
+        pump.connection = connection
         self._remember(
             os.fstat(near).st_ino,
             local.Facts(

@@ -96,6 +96,12 @@ def test_connection_to_silence_times_out():
         assert caught.value.errno == errno.ENOTCONN
 
 
+def test_connection_to_where_nobody_carries_packets_is_unreachable():
+    with socket.socket() as client, pytest.raises(OSError, match="route") as caught:
+        client.connect(("198.18.8.8", 80))
+    assert caught.value.errno == errno.EHOSTUNREACH
+
+
 def test_receiving_from_silence_times_out(pair):
     client, _ = pair
     client.settimeout(0.02)
