@@ -27,6 +27,7 @@ from ntmpatch.cli.demo.steps import StepReader
 from ntmpatch.wire import local
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ntmpatch.cli.console import Console
@@ -100,6 +101,9 @@ class Demo:
         self._crew.start("servers", ["serve", "all", "--config", config])
         for name in (SERVER_NAME, CLIENT_NAME):
             self._add_account(name, config)
+        # Nodes need not wait: they try again. But one that registers before the NS does is not
+        # woken by it, and Fig. 3 would lack steps (9) to (11).
+        self._wait_until("servers", lambda: "serving" in self._crew.said("servers"))
 
     def _add_account(self, name: str, config: str) -> None:
         self._scene(f"Adding an account for {name} (account add)")
@@ -242,7 +246,7 @@ class Demo:
 
         self._wait_until(process, is_registered)
 
-    def _wait_until(self, process: str, is_ready: Any) -> None:
+    def _wait_until(self, process: str, is_ready: Callable[[], bool]) -> None:
         deadline_at = time.monotonic() + _START_TIMEOUT
         while not is_ready():
             self._crew.check()
