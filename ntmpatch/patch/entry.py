@@ -21,6 +21,11 @@ else:
     _Base = object  # the class it is put above is known only when it is patched
 
 _INTERNET = frozenset({_socket.AF_INET, _socket.AF_INET6})
+_PROTOCOLS = {
+    _socket.SOCK_STREAM: frozenset({0, _socket.IPPROTO_TCP}),
+    _socket.SOCK_DGRAM: frozenset({0, _socket.IPPROTO_UDP}),
+}
+"""By socket type: what the stack speaks. UDP-Lite, SCTP and MPTCP stay the kernel's."""
 _DEFAULT_BACKLOG = 128
 
 
@@ -126,7 +131,11 @@ class EntryPoints(_Base):
     def _ntm_is(self, type_: int) -> bool:
         """Whether this is an Internet socket of a type."""
         c_socket: Any = self if isinstance(self, _socket.socket) else self._sock
-        return c_socket.family in _INTERNET and c_socket.type == type_
+        return (
+            c_socket.type == type_
+            and c_socket.family in _INTERNET
+            and c_socket.proto in _PROTOCOLS[type_]
+        )
 
     def _ntm_serves_both(self, type_: int) -> bool:
         """Whether this is an Internet socket of a type, on the wildcard, and there is a node."""
@@ -141,9 +150,8 @@ class EntryPoints(_Base):
         if not node.current.is_enabled or type(address) is not tuple:
             return None
         c_socket: Any = self if isinstance(self, _socket.socket) else self._sock
-        if c_socket.family not in _INTERNET or c_socket.type not in (
-            _socket.SOCK_STREAM,
-            _socket.SOCK_DGRAM,
+        if c_socket.family not in _INTERNET or c_socket.proto not in _PROTOCOLS.get(
+            c_socket.type, ()
         ):
             return None
         target = node.current.target(c_socket.family, address)

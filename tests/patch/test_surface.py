@@ -176,3 +176,13 @@ heavy = {"gevent", "msgspec", "cryptography", "asyncio", "ssl", "ntmpatch.runtim
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+
+
+@pytest.mark.usefixtures("patched")
+def test_protocols_that_the_stack_does_not_speak_stay_the_kernels():
+    udplite = 136
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, udplite) as one:
+        one.bind(("", 0))
+        assert type(one) is socket.socket
+        with pytest.raises(OSError, match="assign"):
+            one.bind(("198.18.0.1", 0))
