@@ -9,7 +9,6 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from ntmpatch.base.addresses import domain_of
 from ntmpatch.base.drops import Drop
 from ntmpatch.packet.tunnel.tunnel import EndpointChanged, Tunnel
 from ntmpatch.runtime.carrier import Carrier
@@ -30,7 +29,6 @@ class StaticPeers:
 
     def __init__(self, static: StaticNetwork, settings: NodeSettings, packets: PacketSide) -> None:
         self._static = static
-        self._state = settings.state
         self._packets = packets
         tunnel: Tunnel[Path] = Tunnel(
             settings.private_key,
@@ -59,12 +57,11 @@ class StaticPeers:
             packets.add_route(Route(peer.public_key, frozenset(peer.addresses), kernel=True))
 
     def start(self) -> None:
-        """There is nobody to register with; programs must know which names are ours."""
-        self._state.write_names(self._domains(), self._prefixes())
+        """There is nobody to register with."""
 
-    def _domains(self) -> tuple[str, ...]:
+    def _names(self) -> tuple[str, ...]:
         names = [self._static.fqdn, *(peer.name for peer in self._static.peers)]
-        return tuple(dict.fromkeys(domain_of(name) for name in names if name))
+        return tuple(dict.fromkeys(name for name in names if name))
 
     def _prefixes(self) -> tuple[str, ...]:
         hosts = [address for peer in self._static.peers for address in peer.addresses]
@@ -82,7 +79,8 @@ class StaticPeers:
             fqdn=self._static.fqdn,
             ipv4=next((a for a in addresses if len(a) == 4), None),
             ipv6=next((a for a in addresses if len(a) == 16), None),
-            domains=self._domains(),
+            domains=(),
+            names=self._names(),
             prefixes=self._prefixes(),
             control_path="",
         )

@@ -66,6 +66,10 @@ class TunnelStream:
         else:
             self._reader.start(self._readable)
 
+    def __str__(self) -> str:
+        remote = self.remote()
+        return f"tcp {remote}" if remote is not None else "tcp, not connected"
+
     @property
     def closed(self) -> bool:
         """Whether the connection is gone."""
