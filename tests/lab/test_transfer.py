@@ -33,8 +33,6 @@ def is_expected(packet: CapturedPacket, servers: str, nodes: set[str]) -> bool:
     node = next((end for end in ends if end[0] in nodes), None)
     if server is None or node is None:
         return False
-    if packet.protocol == "icmp":
-        return packet.source == node  # "port unreachable", of a program that has ended
     if packet.protocol == "tcp":
         return server[1] in {NOTIFICATION_PORT, DNS_PORT}
     return packet.protocol == "udp" and server[1] in UDP_PORTS
