@@ -340,8 +340,10 @@ class Peer(Generic[E]):
             session.initiator
             and session is self.current
             and now >= session.reject_at - times.keepalive_timeout - times.rekey_timeout
+            and now - session.created_at >= times.rekey_after_time
         ):
-            # Receiving only, the session would die under the far end's data (section 6.2).
+            # Receiving only, the session would die under the far end's data (section 6.2). With
+            # shortened times the first bound may lie before the session began.
             self.initiate(now)
 
     def heard(self, size: int, now: float) -> None:

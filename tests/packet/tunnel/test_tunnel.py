@@ -328,3 +328,18 @@ def test_shortened_timers_rekey_sooner():
         net.run(1.0)
     assert net.received["b"] == [text(number) for number in range(20)]
     assert sum(datagram[0] == INITIATION for _, _, datagram in net.sent) >= 5
+
+
+def test_times_shorter_than_a_keepalive_do_not_rekey_on_every_packet():
+    net = TunnelNet()
+    times = Timers(rekey_after_time=2.0, reject_after_time=6.0)
+    a = net.add("a", timers=times)
+    b = net.add("b")
+    a.add_peer(b.public_key, endpoint="b")
+    b.add_peer(a.public_key, endpoint="a")
+    for number in range(100):
+        a.peers[b.public_key].send(text(number), net.now)
+        b.peers[a.public_key].send(text(number), net.now)
+        net.run(0.1)
+    initiations = [at for at, _, datagram in net.sent if at == "a" and datagram[0] == INITIATION]
+    assert 4 <= len(initiations) <= 6
