@@ -44,6 +44,8 @@ class Alarm(enum.IntEnum):
     """An initiation was kept for this peer and can be answered now."""
     FORGET_CALLS = 7
     """Initiations that were repeated, and have been answered since."""
+    CONFIRM = 8
+    """The far end has not been heard in the session that we initiated: it may not have ours."""
 
 
 class Peer(Generic[E]):
@@ -84,6 +86,7 @@ class Peer(Generic[E]):
         self._call_ends_at = 0.0
         self._attempts = 0
         self._staged: deque[bytes] = deque()
+        self._confirmations = 0
         self._tx_bytes = 0
         self._persistent_keepalive_interval = persistent_keepalive_interval
 
@@ -282,7 +285,19 @@ class Peer(Generic[E]):
             self._send_staged(session, now)
         else:
             # The responder may not send before it has heard us use the session.
-            self.keepalive(now)
+            self._confirmations = 0
+            self._show_session(now)
+
+    def _show_session(self, now: float) -> None:
+        """An empty packet, again until the peer is heard: were the only one lost, both would wait.
+
+        A peer without quick retries is a standard one, whose data repeats itself.
+        """
+        self.keepalive(now)
+        if self._confirmations < len(self.first_retries):
+            interval = self.first_retries[self._confirmations]
+            self._confirmations += 1
+            self._tunnel.timers.arm((self, Alarm.CONFIRM), now + interval)
 
     def _confirm(self, session: Session, now: float) -> None:
         while (earlier := self._unconfirmed.popleft()) is not session:
@@ -329,6 +344,8 @@ class Peer(Generic[E]):
                 self._confirm(session, now)
             else:
                 newest = False  # packets of a session before are late by nature
+        else:
+            self._tunnel.timers.cancel((self, Alarm.CONFIRM))
         if newest:
             self.roam(source)
         self.heard(size, now)
@@ -380,6 +397,8 @@ class Peer(Generic[E]):
                 self._erase_sessions()
             case Alarm.HELD:
                 self._tunnel.answer_held(self, now)
+            case Alarm.CONFIRM:
+                self._show_session(now)
             case Alarm.FORGET_CALLS:
                 if not self._is_calling:
                     self._forget_calls()

@@ -343,3 +343,15 @@ def test_times_shorter_than_a_keepalive_do_not_rekey_on_every_packet():
         net.run(0.1)
     initiations = [at for at, _, datagram in net.sent if at == "a" and datagram[0] == INITIATION]
     assert 4 <= len(initiations) <= 6
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_responder_may_soon_send_whatever_is_lost(seed):
+    """Fig. 3 (17)-(20): the caller has nothing to send, and the called must not wait for it."""
+    net = TunnelNet(seed, loss=0.15)
+    a, b = net.add("a"), net.add("b")
+    retries = (0.1, 0.2, 0.4, 0.8)
+    a.add_peer(b.public_key, endpoint="b", first_retries=retries).initiate(net.now)
+    b.add_peer(a.public_key, first_retries=retries)
+    net.run(7.5)
+    assert b.peers[a.public_key].current is not None
