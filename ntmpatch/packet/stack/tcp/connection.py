@@ -112,6 +112,8 @@ class TcpConnection:
         self.recovery_point: int | None = None
         self.in_timeout = False
         self.duplicate_acks = 0
+        self.repair_rounds = 0
+        """How often in a row repairs were sent again without anything new acknowledged."""
         self.tail_probed = False
         """The tail was sent again and nothing new was acknowledged since: one probe is enough."""
         self.retransmissions = 0

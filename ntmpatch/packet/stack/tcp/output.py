@@ -106,6 +106,7 @@ def _repair(conn: TcpConnection, service: TcpService, now: float) -> SuperSegmen
     conn.retransmissions += segment.packet_count
     conn.timed_seq = None
     _arm_retransmission(conn, service, now)
+    _arm_repair_check(conn, service, now)
     return segment
 
 
@@ -221,6 +222,17 @@ def _probe(conn: TcpConnection, service: TcpService, now: float) -> SuperSegment
     return _segment(conn, service, conn.snd_una - 1, _EMPTY, tcp.ACK, now)
 
 
+def repairs_lost(conn: TcpConnection, service: TcpService) -> None:
+    """Two round trips after a repair nothing new is acknowledged: it was lost, send it again.
+
+    RFC 8985 (RACK) finds the same by the times of what was sent later; here, where nothing later
+    may be sent, the clock has to do. The window stays as small as the loss has made it.
+    """
+    conn.repair_rounds += 1
+    conn.scoreboard.high_retransmitted = conn.snd_una
+    service.wake(conn)
+
+
 def tail(conn: TcpConnection, service: TcpService, now: float) -> SuperSegment | None:
     """RFC 8985 section 7.3: the last segment again, so that its acknowledgment tells of holes."""
     if conn.tail_probed or conn.recovery_point is not None:
@@ -284,6 +296,14 @@ def _arm_retransmission(conn: TcpConnection, service: TcpService, now: float) ->
     """RFC 6298 (5.1): if it is not running."""
     if service.timers.due_at((conn, Timer.RETRANSMIT)) is None:
         service.timers.arm((conn, Timer.RETRANSMIT), now + conn.rtt.rto)
+
+
+def _arm_repair_check(conn: TcpConnection, service: TcpService, now: float) -> None:
+    srtt = conn.rtt.srtt
+    if srtt is not None and conn.sack and not conn.in_timeout:
+        timeout = max(2 * srtt, MIN_PROBE_TIMEOUT) * (1 << min(conn.repair_rounds, 10))
+        if timeout < conn.rtt.rto:
+            service.timers.arm((conn, Timer.PROBE), now + timeout)
 
 
 def _arm_tail_probe(conn: TcpConnection, service: TcpService, now: float) -> None:

@@ -85,6 +85,7 @@ def _advance(conn: TcpConnection, service: TcpService, seg: Segment, ack: int, n
     conn.scoreboard.acknowledged(ack)
     conn.duplicate_acks = 0
     conn.tail_probed = False
+    conn.repair_rounds = 0
     conn.first_timeout_at = None
     if conn.timestamps and seg.options.echo:
         service.sample_rtt(conn, seg.options.echo, now)

@@ -13,7 +13,7 @@ from ntmpatch.packet.stack.ports import addresses_overlap, choose_ephemeral, os_
 from ntmpatch.packet.stack.tcp.connection import WINDOW_SCALE, TcpConnection, Timer
 from ntmpatch.packet.stack.tcp.input import segment_arrives, take_syn
 from ntmpatch.packet.stack.tcp.listener import TcpListener
-from ntmpatch.packet.stack.tcp.output import tail, transmit
+from ntmpatch.packet.stack.tcp.output import repairs_lost, tail, transmit
 from ntmpatch.packet.stack.tcp.recovery import path_changed, retransmission_timeout
 from ntmpatch.packet.stack.tcp.states import SENDING, SYNCHRONISED, State
 from ntmpatch.wire import ip, tcp
@@ -199,6 +199,8 @@ class TcpService:
                 case Timer.DELAYED_ACK:
                     conn.ack_due = True
                     self.wake(conn)
+                case Timer.PROBE if conn.recovery_point is not None:
+                    repairs_lost(conn, self)
                 case Timer.PROBE:
                     segment = tail(conn, self, now)
                     if segment is not None:
