@@ -446,7 +446,10 @@ class TcpService:
             return False
         stamp = seg.options.timestamp
         if stamp is not None and conn.timestamps:
-            return 0 < (stamp - conn.ts_recent) & 0xFFFFFFFF < 0x80000000
+            age = (stamp - conn.ts_recent) & 0xFFFFFFFF
+            if 0 < age < 0x80000000:
+                return True
+        # Within one tick of the timestamps, the sequence numbers tell (as Linux does).
         return conn.unwrap(seg.seq, conn.rcv_nxt) > conn.rcv_nxt
 
     def _initial_sequence(
