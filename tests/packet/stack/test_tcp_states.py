@@ -161,7 +161,7 @@ def test_what_arrived_is_read_even_after_the_connection_has_ended(ended_by: str)
     assert client.conn is not None
     client.conn.shutdown_write(sim.now)
     sim.run(1)
-    data = sim.rng.randbytes(300_000)
+    data = sim.rng.randbytes(200_000)
     server.send(data, end=ended_by == "time")
     sim.run(1)
     if ended_by == "time":
@@ -173,7 +173,7 @@ def test_what_arrived_is_read_even_after_the_connection_has_ended(ended_by: str)
         sim.run(1)
     assert client.conn.done
     assert not client.errors
-    client.take_limit = 100_000
+    client.take_limit = 70_000
     for _ in range(3):
         assert not client.ended
         client.resume()
@@ -189,7 +189,7 @@ def test_nothing_is_said_behind_the_far_ends_fin() -> None:
     client.conn.shutdown_write(sim.now)
     sim.run(1)
     server.closes_at_end = True
-    server.send(sim.rng.randbytes(1 << 20), end=True)
+    server.send(sim.rng.randbytes(100_000), end=True)
     sim.run(2)
     assert not sim.b.tcp.connections
     sim.records = True

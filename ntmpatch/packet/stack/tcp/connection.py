@@ -10,7 +10,10 @@ import enum
 import errno
 from typing import TYPE_CHECKING
 
+from ntmpatch.packet.stack.tcp.autotune import ReceiveSpace
 from ntmpatch.packet.stack.tcp.congestion import Cubic
+from ntmpatch.packet.stack.tcp.episode import Episode
+from ntmpatch.packet.stack.tcp.rack import Rack
 from ntmpatch.packet.stack.tcp.reassembly import Reassembly
 from ntmpatch.packet.stack.tcp.rto import RttEstimator
 from ntmpatch.packet.stack.tcp.scoreboard import Scoreboard
@@ -25,10 +28,6 @@ if TYPE_CHECKING:
     from ntmpatch.packet.stack.handlers import TcpHandler
     from ntmpatch.packet.stack.tcp.service import TcpService
 
-SEND_BUFFER_SIZE = 1 << 20
-RECEIVE_BUFFER_SIZE = 4 << 20
-WINDOW_SCALE = 7
-"""Ours: 65,535 · 2^7 is more than the receive buffer."""
 DEFAULT_MSS = 536
 """RFC 9293 MUST-15, if the SYN says none; 1220 for IPv6."""
 DEFAULT_MSS_IPV6 = 1220
@@ -39,15 +38,85 @@ class Timer(enum.IntEnum):
 
     RETRANSMIT = 1
     DELAYED_ACK = 2
-    PROBE = 3
+    TAIL = 3
     """The tail of what was sent is not acknowledged (RFC 8985 section 7)."""
-    KEEPALIVE = 4
-    LINGER = 5
+    REORDERING = 4
+    """What was overtaken has had its time (RFC 8985 section 6.3)."""
+    KEEPALIVE = 5
+    LINGER = 6
     """TIME-WAIT, or FIN-WAIT-2 of a connection that nobody reads."""
 
 
 class TcpConnection:
     """A connection; ``local`` and ``remote`` are (packed address, port)."""
+
+    __slots__ = (
+        "_linger",
+        "abandoned",
+        "accept",
+        "ack_due",
+        "blocked",
+        "bytes_acked",
+        "bytes_received",
+        "congestion",
+        "cork",
+        "done",
+        "dsack",
+        "eof_told",
+        "episode",
+        "fin_received",
+        "fin_seq",
+        "final_error",
+        "first_timeout_at",
+        "handler",
+        "irs",
+        "iss",
+        "keepalive",
+        "last_heard_at",
+        "last_sent_at",
+        "limited_until",
+        "local",
+        "mss",
+        "nodelay",
+        "peer_mss",
+        "probe_due",
+        "probes_sent",
+        "queued",
+        "rack",
+        "rcv_adv",
+        "rcv_nxt",
+        "rcv_scale",
+        "reassembly",
+        "receive_space",
+        "release_slot",
+        "remote",
+        "retransmissions",
+        "rtt",
+        "sack",
+        "scoreboard",
+        "segments_received",
+        "segments_sent",
+        "send_buffer",
+        "service",
+        "snd_nxt",
+        "snd_scale",
+        "snd_una",
+        "snd_wl1",
+        "snd_wl2",
+        "snd_wnd",
+        "soft_errno",
+        "state",
+        "syn_due",
+        "syn_sent_at",
+        "timeouts",
+        "timestamps",
+        "ts_recent",
+        "ts_recent_at",
+        "unacknowledged_segments",
+        "user_timeout",
+        "waiting",
+        "waiting_size",
+    )
 
     def __init__(
         self,
@@ -71,17 +140,18 @@ class TcpConnection:
         self.cork = False
         self.keepalive: tuple[float, float, int] | None = None
         """See ``set_keepalive`` (RFC 9293 section 3.8.4)."""
+        self.user_timeout: float | None = None
+        """See ``set_user_timeout`` (RFC 5482)."""
+        self._linger: float | None = None
         # Send sequence space.
         self.iss = iss
         self.snd_una = iss
         self.snd_nxt = iss
-        self.snd_max = iss
-        """The highest SND.NXT there was; a time-out takes SND.NXT back no further than needed."""
         self.snd_wnd = 0
         self.snd_wl1 = 0
         self.snd_wl2 = 0
         self.snd_scale = 0
-        self.send_buffer = SendBuffer(SEND_BUFFER_SIZE)
+        self.send_buffer = SendBuffer(service.rings)
         self.fin_seq: int | None = None
         """Where our FIN is in the sequence space, once the program has ended its stream."""
         self.blocked = False
@@ -92,15 +162,20 @@ class TcpConnection:
         self.rcv_adv = 0
         """The right edge of the window that was advertised; it never moves left."""
         self.rcv_scale = 0
+        self.receive_space = ReceiveSpace()
         self.waiting: deque[bytes] | None = None
         """In-order data that the program has not taken."""
         self.waiting_size = 0
         self.reassembly = Reassembly()
         self.fin_received: int | None = None
         self.eof_told = False
+        self.dsack: tuple[int, int] | None = None
+        """What arrived twice, to be told with the next ACK (RFC 2883)."""
         # Options of the connection.
         self.mss = DEFAULT_MSS if len(local[0]) == 4 else DEFAULT_MSS_IPV6
         """Bytes of data in one full segment to send, options counted."""
+        self.peer_mss = self.mss
+        """What the far end's SYN said."""
         self.timestamps = False
         self.sack = False
         self.ts_recent = 0
@@ -109,18 +184,14 @@ class TcpConnection:
         self.rtt = RttEstimator()
         self.congestion = Cubic(self.mss)
         self.scoreboard = Scoreboard()
-        self.recovery_point: int | None = None
-        self.in_timeout = False
-        self.duplicate_acks = 0
-        self.repair_rounds = 0
-        """How often in a row repairs were sent again without anything new acknowledged."""
-        self.tail_probed = False
-        """The tail was sent again and nothing new was acknowledged since: one probe is enough."""
+        self.rack = Rack()
+        self.episode = Episode()
+        self.limited_until = 0
+        """What was sent before this was all that the congestion window allowed."""
         self.retransmissions = 0
+        """Segments."""
         self.timeouts = 0
-        self.timed_seq: int | None = None
-        self.timed_at = 0.0
-        """One segment is timed where there are no timestamps (Karn)."""
+        self.syn_sent_at = 0.0
         self.first_timeout_at: float | None = None
         self.last_sent_at = 0.0
         self.last_heard_at = 0.0
@@ -135,8 +206,15 @@ class TcpConnection:
         self.done = False
         self.final_error = 0
         """What ``closed`` tells, once the program has taken what arrived before."""
+        self.soft_errno = 0
+        """Of the latest ICMP error; told if the connection times out (RFC 5461 section 2.2)."""
         self.abandoned = False
         """The program has closed: nobody reads what still comes."""
+        # For whoever looks at it.
+        self.bytes_acked = 0
+        self.bytes_received = 0
+        self.segments_sent = 0
+        self.segments_received = 0
 
     def __repr__(self) -> str:
         return f"<TcpConnection {self.local[1]} → {self.remote[1]} {self.state.name}>"
@@ -149,8 +227,21 @@ class TcpConnection:
             return memoryview(b"")
         space = self.send_buffer.space()
         if not space:
+            if self._grow_send_buffer():
+                return self.send_buffer.space()
             self.blocked = True
         return space
+
+    def _grow_send_buffer(self) -> bool:
+        """The buffer is full: it may hold twice what the congestion window lets be under way."""
+        buffer = self.send_buffer
+        if buffer.capacity >= 2 * self.congestion.cwnd:
+            return False
+        capacity = self.service.budget.grow(buffer.capacity, 2 * buffer.capacity)
+        if capacity == buffer.capacity:
+            return False
+        buffer.grow(capacity)
+        return True
 
     def commit(self, size: int, now: float) -> None:
         """``size`` bytes of what ``send_space`` gave are to be sent."""
@@ -186,9 +277,10 @@ class TcpConnection:
     def close(self, now: float) -> None:
         """Nobody reads or writes any more; with data unread, by RST (RFC 2525 section 2.17)."""
         if self.done or self.abandoned:
+            self.drop_waiting()
             return
         self.abandoned = True
-        if self.waiting_size:
+        if self.waiting_size or self._linger == 0:
             self.abort(now)
             return
         self.shutdown_write(now)
@@ -200,6 +292,13 @@ class TcpConnection:
         self.abandoned = True
         if not self.done:
             self.service.abort(self, now)
+        self.drop_waiting()
+
+    def drop_waiting(self) -> None:
+        """Nobody will read what waits."""
+        self.service.budget.held -= self.waiting_size
+        self.waiting = None
+        self.waiting_size = 0
 
     def set_nodelay(self, *, on: bool) -> None:
         """TCP_NODELAY: small segments do not wait for acknowledgments."""
@@ -219,9 +318,24 @@ class TcpConnection:
         elif not self.done:
             self.service.timers.arm((self, Timer.KEEPALIVE), now + keepalive[0])
 
+    def set_user_timeout(self, seconds: float | None, now: float) -> None:
+        """TCP_USER_TIMEOUT: how long what was sent may stay unacknowledged; None: as RFC 1122."""
+        del now
+        self.user_timeout = seconds or None
+
+    def set_linger(self, seconds: float | None) -> None:
+        """SO_LINGER: with 0, ``close`` resets; a wait is the caller's; None turns it off."""
+        self._linger = seconds
+
     def forget_buffers(self) -> None:
         """Nothing is sent or put together any more: a minute of TIME-WAIT costs no megabytes."""
-        self.send_buffer = SendBuffer(SEND_BUFFER_SIZE)
+        budget = self.service.budget
+        budget.release(self.send_buffer.capacity)
+        budget.held -= self.reassembly.size
+        self.send_buffer.release(self.send_buffer.size)
+        self.send_buffer.rest()
+        self.send_buffer = SendBuffer(self.service.rings)
+        self.scoreboard = Scoreboard()
         self.reassembly = Reassembly()
 
     # --- for input and output -------------------------------------------------------------
@@ -236,19 +350,38 @@ class TcpConnection:
         return self.snd_nxt - self.snd_una
 
     @property
+    def pipe(self) -> int:
+        """Bytes that are thought to be under way (RFC 6675, SetPipe)."""
+        board = self.scoreboard
+        pipe = self.snd_nxt - self.snd_una - board.sacked_size - board.lost_size
+        if self.episode.duplicate_acks:
+            # Without SACK each duplicate tells that a segment has left the network.
+            pipe = max(0, pipe - self.episode.duplicate_acks * self.mss)
+        return pipe
+
+    @property
     def data_end(self) -> int:
         """The sequence number behind the last byte in the send buffer."""
         return self.snd_una + self._syn_size() + self.send_buffer.size
 
     def receive_window(self) -> int:
         """Bytes that we can take from RCV.NXT on."""
-        room = RECEIVE_BUFFER_SIZE - self.waiting_size
-        return max(room, self.rcv_adv - self.rcv_nxt, 0)
+        edge = self.rcv_adv - self.rcv_nxt
+        room = self.receive_space.size - self.waiting_size
+        # RFC 9293 section 3.8.6.2.2: the window opens by no less than a segment, or half of all;
+        # and not at all while the node holds too much.
+        if (
+            room - edge < min(self.receive_space.size // 2, self.mss)
+            or self.service.budget.is_tight
+        ):
+            room = edge
+        return max(room, edge, 0)
 
-    def effective_mss(self, path_mtu: int, peer_mss: int) -> int:
-        """Data in one segment: the smaller of both ends' words, less our options."""
+    def set_path_mtu(self, path_mtu: int) -> None:
+        """What the path carries: segments are the smaller of both ends' words, less our options."""
         ours = path_mtu - ip.header_size(self.local[0]) - 20
-        return max(64, min(ours, peer_mss) - (12 if self.timestamps else 0))
+        self.mss = max(64, min(ours, self.peer_mss) - (12 if self.timestamps else 0))
+        self.congestion.set_mss(self.mss)
 
     def fail(self, error: int) -> None:
         """End with an error that the program learns."""
@@ -266,3 +399,5 @@ class TcpConnection:
         """An ICMP error: final before the connection stands, else a hint (RFC 5461)."""
         if self.state is State.SYN_SENT:
             self.fail(error if error else errno.EHOSTUNREACH)
+        else:
+            self.soft_errno = error

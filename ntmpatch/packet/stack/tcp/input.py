@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 PAWS_IDLE_LIMIT = 24 * 86400.0
 """RFC 7323 section 5.5: a timestamp that old says nothing any more."""
 
+_MAX_ECHO_AGE = 60_000
+"""Milliseconds; an older echo tells of an idle sender, not of the path."""
+
 
 def segment_arrives(conn: TcpConnection, service: TcpService, seg: Segment, now: float) -> None:
     """Take one segment, or one run of in-order segments."""
     conn.last_heard_at = now
     conn.probes_sent = 0
+    conn.segments_received += len(seg.payload) or 1
     if conn.state is State.SYN_SENT:
         _in_syn_sent(conn, service, seg, now)
         return
@@ -134,20 +138,19 @@ def take_syn(conn: TcpConnection, service: TcpService, seg: Segment, now: float)
         conn.ts_recent = options.timestamp
         conn.ts_recent_at = now
     conn.sack = options.sack_permitted
-    conn.mss = conn.effective_mss(service.mtu, options.mss or conn.mss)
-    conn.congestion.set_mss(conn.mss)
+    conn.peer_mss = options.mss or conn.mss
+    conn.set_path_mtu(service.mtu)
 
 
 def _syn_acknowledged(conn: TcpConnection, service: TcpService, seg: Segment, now: float) -> None:
     conn.snd_una = conn.iss + 1
     service.timers.cancel((conn, Timer.RETRANSMIT))
-    if conn.timestamps and seg.options.echo:
+    if not conn.rtt.backoff:
+        conn.rtt.sample(now - conn.syn_sent_at, now)
+    elif conn.timestamps and seg.options.echo:
         service.sample_rtt(conn, seg.options.echo, now)
-    elif conn.timed_seq is not None and not conn.rtt.backoff:
-        conn.rtt.sample(now - conn.timed_at)
-    conn.timed_seq = None
-    if conn.rtt.backoff and conn.rtt.srtt is None:
-        conn.rtt.sample(3.0 / 3)  # RFC 6298 (5.7): after a lost SYN, begin cautiously
+    else:
+        conn.rtt.sample(1.0, now)  # RFC 6298 (5.7): after a lost SYN, begin cautiously
     conn.rtt.progress()
     conn.first_timeout_at = None
 
@@ -180,6 +183,8 @@ def _unacceptable(
     if not size and seq == conn.rcv_nxt - 1:
         _acknowledge_now(conn, service)  # a keep-alive
     elif seq + size <= conn.rcv_nxt or seg.size:
+        if seg.size and seq + seg.size <= conn.rcv_nxt:
+            conn.dsack = (seq, seq + seg.size)
         if seg.flags & tcp.ACK and not seg.flags & tcp.SYN:
             _process_ack(conn, service, seg, seq, now)
         _acknowledge_now(conn, service)
@@ -208,7 +213,7 @@ def _process_ack(
     """The fifth step; whether the segment is to be read on."""
     ack = conn.unwrap(seg.ack, conn.snd_una)
     if conn.state is State.SYN_RECEIVED:
-        if not conn.iss < ack <= conn.snd_max:
+        if not conn.iss < ack <= conn.snd_nxt:
             service.drops.drop(Drop.TCP_UNACCEPTABLE_ACK)
             service.send_reset(conn.local, conn.remote, seg)
             return False
@@ -217,7 +222,7 @@ def _process_ack(
         _syn_acknowledged(conn, service, seg, now)
         if not service.establish(conn, now):
             return False
-    if ack > conn.snd_max:
+    if ack > conn.snd_nxt:
         service.drops.drop(Drop.TCP_UNACCEPTABLE_ACK)
         _acknowledge_now(conn, service)
         return False
@@ -263,13 +268,18 @@ def _take_text(
             pieces = _clip(pieces, limit - seq)
             conn.fin_received = None if conn.fin_received == seq + seg.size else conn.fin_received
         if seq < expected:
+            conn.dsack = (seq, min(expected, seq + seg.size))
             pieces = _skip(pieces, expected - seq)
             seq = expected
+        if conn.timestamps and seg.options.echo and seg.size >= conn.mss:
+            elapsed = (service.timestamp(now) - seg.options.echo) & 0xFFFFFFFF
+            if elapsed < _MAX_ECHO_AGE:
+                conn.receive_space.echoed(elapsed / 1000)
         if seq == expected:
             if pieces:
                 _in_order(conn, service, pieces, now)
-        elif pieces and not conn.reassembly.add(seq, b"".join(pieces)):
-            service.drops.drop(Drop.TCP_REASSEMBLY_FULL)
+        elif pieces:
+            _out_of_order(conn, service, seq, b"".join(pieces))
     if conn.done:
         return
     if conn.fin_received is not None and conn.rcv_nxt == conn.fin_received:
@@ -286,17 +296,34 @@ def _take_text(
         service.timers.arm((conn, Timer.DELAYED_ACK), now + DELAYED_ACK_TIMEOUT)
 
 
+def _out_of_order(conn: TcpConnection, service: TcpService, seq: int, data: bytes) -> None:
+    before = conn.reassembly.size
+    if not conn.reassembly.add(seq, data):
+        service.drops.drop(Drop.TCP_REASSEMBLY_FULL)
+    grown = conn.reassembly.size - before
+    if not grown:
+        conn.dsack = (seq, seq + len(data))  # it was all there
+    service.budget.held += grown
+
+
 def _in_order(
     conn: TcpConnection, service: TcpService, pieces: list[memoryview], now: float
 ) -> None:
-    conn.rcv_nxt += sum(map(len, pieces))
+    size = sum(map(len, pieces))
+    conn.rcv_nxt += size
+    conn.bytes_received += size
     views = pieces
     if conn.reassembly:
+        held = conn.reassembly.size
         more = conn.reassembly.take(conn.rcv_nxt)
-        conn.rcv_nxt += sum(map(len, more))
+        service.budget.held -= held - conn.reassembly.size
+        size = sum(map(len, more))
+        conn.rcv_nxt += size
+        conn.bytes_received += size
         views = [*pieces, *(memoryview(piece) for piece in more)]
     if conn.waiting is None and conn.handler is not None:
         taken = conn.handler.deliver(views)
+        conn.receive_space.taken(taken, conn.rtt.srtt, service.budget, now)
         views = _skip(views, taken)
     if views and not conn.done:
         if conn.waiting is None:
@@ -304,7 +331,7 @@ def _in_order(
         for view in views:
             conn.waiting.append(bytes(view))
             conn.waiting_size += len(view)
-    del service, now
+            service.budget.held += len(view)
 
 
 def _take_fin(conn: TcpConnection, service: TcpService, now: float) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ntmpatch.packet.stack.tcp.connection import WINDOW_SCALE, TcpConnection, Timer
+from ntmpatch.packet.stack.tcp.autotune import WINDOW_SCALE
+from ntmpatch.packet.stack.tcp.connection import TcpConnection, Timer
 from ntmpatch.packet.stack.tcp.states import State
 from ntmpatch.wire import ip, tcp
 
@@ -62,12 +63,11 @@ def _syn(conn: TcpConnection, service: TcpService, now: float) -> SuperSegment:
         timestamps=stamps,
     )
     conn.snd_nxt = max(conn.snd_nxt, conn.iss + 1)
-    conn.snd_max = max(conn.snd_max, conn.snd_nxt)
     window = min(conn.receive_window(), 0xFFFF)
     if answering:
         conn.rcv_adv = max(conn.rcv_adv, conn.rcv_nxt + window)
     conn.last_sent_at = now
-    _time(conn, conn.iss, now)
+    conn.syn_sent_at = now
     _arm_retransmission(conn, service, now)
     header = tcp.build(
         conn.local[1],
@@ -82,44 +82,41 @@ def _syn(conn: TcpConnection, service: TcpService, now: float) -> SuperSegment:
 
 
 def _repair(conn: TcpConnection, service: TcpService, now: float) -> SuperSegment | None:
-    """The first hole that is lost and not repaired yet (RFC 6675, NextSeg (1))."""
-    if conn.recovery_point is None:
+    """The first of what is lost and not sent again (RFC 6675, NextSeg (1))."""
+    lost = conn.scoreboard.next_lost()
+    if lost is None or not conn.episode.is_active:
         return None
-    board = conn.scoreboard
-    start = max(board.high_retransmitted, conn.snd_una)
-    limit = min(board.lost_below, conn.snd_max)
-    hole = board.hole(start, limit)
-    if hole is None:
-        return None
-    begin, end = hole
-    first = begin == conn.snd_una
-    room = conn.congestion.cwnd - pipe(conn)
-    if room < conn.mss and not first:
-        return None
-    size = min(end - begin, max(room, conn.mss), MAX_RUN_SIZE)
-    if size > conn.mss:
-        size -= size % conn.mss
-    segment = _data(conn, service, begin, size, now)
-    board.high_retransmitted = begin + max(len(segment.payload), 1)
-    if first:
-        board.retransmitted_at_nxt = conn.snd_max
-    conn.retransmissions += segment.packet_count
-    conn.timed_seq = None
-    _arm_retransmission(conn, service, now)
-    _arm_repair_check(conn, service, now)
+    mss = conn.mss
+    size = lost.end - lost.start
+    if conn.episode.must_repair:
+        room = max(conn.congestion.cwnd - conn.pipe, mss)
+    else:
+        room = conn.congestion.cwnd - conn.pipe
+        if room < min(size, mss):
+            return None
+    size = min(size, room, MAX_RUN_SIZE)
+    if size > mss:
+        size -= size % mss
+    return _again(conn, service, lost.start, size, now)
+
+
+def _again(
+    conn: TcpConnection, service: TcpService, start: int, size: int, now: float
+) -> SuperSegment:
+    """Send what was sent before, as far as it lies in one piece in the buffer."""
+    segment = _data(conn, service, start, size, now)
+    end = start + len(segment.payload)
+    if end == conn.fin_seq and end < start + size:
+        end += 1
+    count = segment.packet_count
+    conn.scoreboard.resent(start, end, now)
+    conn.retransmissions += count
+    conn.episode.repaired(count, service.timestamp(now) if conn.timestamps else None)
+    if start == conn.snd_una:
+        service.arm_retransmission(conn, now)  # the repair has its time, too
+    else:
+        _arm_retransmission(conn, service, now)
     return segment
-
-
-def pipe(conn: TcpConnection) -> int:
-    """Bytes that are thought to be under way (RFC 6675, SetPipe)."""
-    flight = conn.snd_nxt - conn.snd_una
-    board = conn.scoreboard
-    if conn.recovery_point is None and not board.highest:
-        return flight
-    unrepaired = board.missing(
-        max(board.high_retransmitted, conn.snd_una), min(board.lost_below, conn.snd_nxt)
-    )
-    return max(0, flight - board.size() - unrepaired)
 
 
 def _new_data(conn: TcpConnection, service: TcpService, now: float) -> SuperSegment | None:
@@ -134,11 +131,14 @@ def _new_data(conn: TcpConnection, service: TcpService, now: float) -> SuperSegm
         and unsent > 0
         and conn.last_sent_at
         and now - conn.last_sent_at > conn.rtt.rto
-        and conn.recovery_point is None
+        and not conn.episode.is_active
     ):
-        conn.congestion.cwnd = min(conn.congestion.cwnd, _restart_window(conn))
+        conn.congestion.idle()
     window = conn.snd_una + conn.snd_wnd - start
-    room = min(window, conn.congestion.cwnd - pipe(conn))
+    allowed = conn.congestion.cwnd - conn.pipe
+    if unsent > allowed:
+        conn.limited_until = start  # and what the rest of this call sends
+    room = min(window, allowed)
     if unsent <= 0:
         # Only the FIN is left; like a byte of data it needs the window, but it may always be
         # tried when nothing else is under way.
@@ -159,11 +159,6 @@ def _new_data(conn: TcpConnection, service: TcpService, now: float) -> SuperSegm
             _arm_retransmission(conn, service, now)
         return None
     return _data(conn, service, start, size, now, fresh=True)
-
-
-def _restart_window(conn: TcpConnection) -> int:
-    """RFC 5681 section 4.1: after idleness, as at the start."""
-    return 10 * conn.mss
 
 
 def _may_send_small(conn: TcpConnection, size: int, unsent: int) -> bool:
@@ -188,8 +183,12 @@ def _data(
     *,
     fresh: bool = False,
 ) -> SuperSegment:
-    """Data from ``start`` on, at most ``size`` bytes, with the FIN where it belongs."""
+    """``size`` numbers from ``start`` on, data and perhaps the FIN, or what fits of them.
+
+    ``fresh`` data takes the FIN along if nothing is between.
+    """
     offset = start - conn.snd_una
+    limit = start + size
     size = min(size, conn.send_buffer.size - offset)
     payload = conn.send_buffer.peek(offset, size) if size > 0 else _EMPTY
     if fresh and len(payload) > conn.mss and start + len(payload) < conn.data_end:
@@ -200,17 +199,22 @@ def _data(
     flags = tcp.ACK
     if payload and end == conn.data_end:
         flags |= tcp.PSH
-    if conn.fin_seq is not None and end == conn.fin_seq:
+    if end == conn.fin_seq and (fresh or end < limit):
         flags |= tcp.FIN
         end += 1
-    if fresh or end > conn.snd_nxt:
-        if end > conn.snd_max:
-            _time(conn, start, now)
-        conn.snd_nxt = max(conn.snd_nxt, end)
-        conn.snd_max = max(conn.snd_max, conn.snd_nxt)
-    _arm_retransmission(conn, service, now)
-    if conn.recovery_point is None:
-        _arm_tail_probe(conn, service, now)
+    if conn.episode.is_active:
+        conn.episode.prr.out += len(payload)
+    if fresh:
+        conn.scoreboard.sent(start, end, now)
+        conn.snd_nxt = end
+        if conn.limited_until == start:
+            conn.limited_until = end
+        if conn.episode.reduction_due and payload:
+            conn.episode.reduction_due = False
+            flags |= tcp.CWR
+        _arm_retransmission(conn, service, now)
+        if not conn.episode.is_active:
+            arm_tail_probe(conn, service, now)
     return _segment(conn, service, start, payload, flags, now)
 
 
@@ -222,32 +226,27 @@ def _probe(conn: TcpConnection, service: TcpService, now: float) -> SuperSegment
     return _segment(conn, service, conn.snd_una - 1, _EMPTY, tcp.ACK, now)
 
 
-def repairs_lost(conn: TcpConnection, service: TcpService) -> None:
-    """Two round trips after a repair nothing new is acknowledged: it was lost, send it again.
-
-    RFC 8985 (RACK) finds the same by the times of what was sent later; here, where nothing later
-    may be sent, the clock has to do. The window stays as small as the loss has made it.
-    """
-    conn.repair_rounds += 1
-    conn.scoreboard.high_retransmitted = conn.snd_una
-    service.wake(conn)
-
-
 def tail(conn: TcpConnection, service: TcpService, now: float) -> SuperSegment | None:
-    """RFC 8985 section 7.3: the last segment again, so that its acknowledgment tells of holes."""
-    if conn.tail_probed or conn.recovery_point is not None:
+    """TLP_send_probe (RFC 8985 section 7.3): new data or the last segment again.
+
+    Its acknowledgment tells of the holes below it, long before the retransmission timer would.
+    """
+    episode = conn.episode
+    last = conn.scoreboard.last()
+    if episode.probe_end is not None or episode.is_active or last is None or last.sacked:
         return None
-    conn.tail_probed = True
-    end = min(conn.snd_max, conn.data_end)
-    start = max(conn.snd_una, end - conn.mss)
-    if start >= end:
-        if conn.fin_unacknowledged() and conn.flight:
-            return _data(conn, service, max(conn.snd_una, end), 0, now)
-        return None
-    conn.timed_seq = None
-    conn.retransmissions += 1
+    fresh = min(conn.data_end - conn.snd_nxt, conn.snd_una + conn.snd_wnd - conn.snd_nxt, conn.mss)
+    if fresh > 0:
+        segment = _data(conn, service, conn.snd_nxt, fresh, now, fresh=True)
+        episode.probe_resent = False
+    else:
+        start = max(last.start, last.end - conn.mss)
+        segment = _again(conn, service, start, last.end - start, now)
+        episode.probe_resent = True
+    episode.probe_end = conn.snd_nxt
     service.timers.arm((conn, Timer.RETRANSMIT), now + conn.rtt.rto)
-    return _data(conn, service, start, end - start, now)
+    service.timers.cancel((conn, Timer.TAIL))
+    return segment
 
 
 def _segment(
@@ -261,14 +260,11 @@ def _segment(
     options = b""
     if conn.timestamps:
         options = tcp.build_timestamps(service.timestamp(now), conn.ts_recent)
-    if conn.sack and conn.reassembly and not payload:
-        limit = MAX_SACK_BLOCKS if conn.timestamps else MAX_SACK_BLOCKS + 1
-        blocks = [
-            (left & 0xFFFFFFFF, right & 0xFFFFFFFF) for left, right in conn.reassembly.blocks(limit)
-        ]
-        options += tcp.build_sack(blocks)
-    window = conn.receive_window() >> conn.rcv_scale
-    window = min(window, 0xFFFF)
+    if conn.sack and not payload and (conn.dsack is not None or conn.reassembly):
+        options += tcp.build_sack(_sack_blocks(conn))
+    # Rounded down, so the edge may seem to move left by less than a unit (RFC 7323 section 2.4);
+    # what was promised is accepted all the same.
+    window = min(conn.receive_window() >> conn.rcv_scale, 0xFFFF)
     conn.rcv_adv = max(conn.rcv_adv, conn.rcv_nxt + (window << conn.rcv_scale))
     conn.ack_due = False
     conn.unacknowledged_segments = 0
@@ -283,35 +279,37 @@ def _segment(
         window=window,
         options=options,
     )
-    return service.packet(conn, header, payload, conn.mss)
+    segment = service.packet(conn, header, payload, conn.mss)
+    conn.segments_sent += segment.packet_count
+    return segment
 
 
-def _time(conn: TcpConnection, seq: int, now: float) -> None:
-    if conn.timed_seq is None and not conn.timestamps:
-        conn.timed_seq = seq
-        conn.timed_at = now
+def _sack_blocks(conn: TcpConnection) -> list[tuple[int, int]]:
+    """What arrived twice (RFC 2883), then what arrived out of order, the latest first."""
+    limit = MAX_SACK_BLOCKS if conn.timestamps else MAX_SACK_BLOCKS + 1
+    blocks: list[tuple[int, int]] = []
+    if conn.dsack is not None:
+        blocks.append(conn.dsack)
+        conn.dsack = None
+    blocks += conn.reassembly.blocks(limit - len(blocks))
+    return [(left & 0xFFFFFFFF, right & 0xFFFFFFFF) for left, right in blocks]
 
 
 def _arm_retransmission(conn: TcpConnection, service: TcpService, now: float) -> None:
     """RFC 6298 (5.1): if it is not running."""
     if service.timers.due_at((conn, Timer.RETRANSMIT)) is None:
-        service.timers.arm((conn, Timer.RETRANSMIT), now + conn.rtt.rto)
+        service.arm_retransmission(conn, now)
 
 
-def _arm_repair_check(conn: TcpConnection, service: TcpService, now: float) -> None:
+def arm_tail_probe(conn: TcpConnection, service: TcpService, now: float) -> None:
+    """TLP_calc_PTO (RFC 8985 section 7.2); only with SACK, without which the answer says little."""
     srtt = conn.rtt.srtt
-    if srtt is not None and conn.sack and not conn.in_timeout:
-        timeout = max(2 * srtt, MIN_PROBE_TIMEOUT) * (1 << min(conn.repair_rounds, 10))
-        if timeout < conn.rtt.rto:
-            service.timers.arm((conn, Timer.PROBE), now + timeout)
-
-
-def _arm_tail_probe(conn: TcpConnection, service: TcpService, now: float) -> None:
-    """RFC 8985 section 7.2; only with SACK, whose absence would leave the answer ambiguous."""
-    srtt = conn.rtt.srtt
-    if srtt is None or not conn.sack or conn.tail_probed:
+    if srtt is None or not conn.sack or conn.episode.probe_end is not None:
+        return
+    if conn.episode.is_active or conn.scoreboard.sacked_size:
+        service.timers.cancel((conn, Timer.TAIL))
         return
     timeout = max(2 * srtt, MIN_PROBE_TIMEOUT)
     if conn.flight <= conn.mss:
         timeout += DELAYED_ACK_TIMEOUT
-    service.timers.arm((conn, Timer.PROBE), now + min(timeout, conn.rtt.rto))
+    service.timers.arm((conn, Timer.TAIL), now + min(timeout, conn.rtt.rto))

@@ -48,21 +48,27 @@ class Reassembly:
     def _merge(self, index: int, seq: int, end: int, data: bytes) -> bool:
         starts, ends, pieces = self._starts, self._ends, self._pieces
         last = index
-        joined = data
+        before: list[bytes] = []
+        behind: list[bytes] = []
         while last < len(starts) and starts[last] <= end:
-            old = b"".join(pieces[last])
+            # At most the first reaches before the new data, and the last beyond it; nothing that
+            # is there already is copied.
             if starts[last] < seq:
-                joined = old[: seq - starts[last]] + joined
+                before = pieces[last]
+                data = data[ends[last] - seq :]
                 seq = starts[last]
             if ends[last] > end:
-                joined += old[end - ends[last] :]
+                behind = pieces[last]
+                data = data[: len(data) - (end - starts[last])]
                 end = ends[last]
-            self.size -= len(old)
+            self.size -= ends[last] - starts[last]
             last += 1
+        if data:
+            before.append(data)
         starts[index:last] = [seq]
         ends[index:last] = [end]
-        pieces[index:last] = [[joined]]
-        self.size += len(joined)
+        pieces[index:last] = [before + behind]
+        self.size += end - seq
         return True
 
     def take(self, seq: int) -> list[bytes]:

@@ -1,48 +1,63 @@
-"""Acknowledgments, losses and time-outs: what the sender makes of what it hears, or does not.
+"""What the sender makes of an acknowledgment: data released, the path measured, losses found.
 
-RFC 5681 and 6582 without SACK, RFC 6675 with it; the tail probe is of RFC 8985, section 7.
+RFC 8985 (RACK-TLP) with SACK, RFC 6582 without; the window follows RFC 6937 meanwhile. What was
+done for nothing is undone: a DSACK (RFC 2883) or an old timestamp (RFC 3522) tells.
 """
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING
 
 from ntmpatch.packet.stack.tcp.connection import TcpConnection, Timer
-from ntmpatch.packet.stack.tcp.output import pipe
-from ntmpatch.packet.stack.tcp.scoreboard import DUPLICATE_THRESHOLD
-from ntmpatch.packet.stack.tcp.states import State
+from ntmpatch.packet.stack.tcp.output import arm_tail_probe
 
 if TYPE_CHECKING:
+    from ntmpatch.packet.stack.tcp.scoreboard import Delivered
     from ntmpatch.packet.stack.tcp.service import TcpService
     from ntmpatch.wire.tcp import Segment
 
-SYN_RETRIES = 6
-"""Linux's tcp_syn_retries: 127 s until ETIMEDOUT."""
-
-GIVE_UP_AFTER = 924.6
-"""Seconds without an acknowledgment: what Linux's 15 retries amount to."""
+DUPLICATE_THRESHOLD = 3
 
 
 def acknowledged(
     conn: TcpConnection, service: TcpService, seg: Segment, seq: int, ack: int, now: float
 ) -> None:
-    """An acceptable ACK: data released, window updated, losses found."""
+    """An acceptable ACK; ``seq`` and ``ack`` are unwrapped."""
     before = conn.snd_una
     old_window = conn.snd_wnd
+    advanced = ack > before
     _update_window(conn, seg, seq, ack)
-    sacked = _take_sack(conn, seg, ack)
-    if ack > before:
-        _advance(conn, service, seg, ack, now)
-    elif (
-        conn.snd_nxt > conn.snd_una
-        and not seg.size
-        and ack == before
-        and (sacked or (not conn.sack and conn.snd_wnd == old_window))
-    ):
-        conn.duplicate_acks += 1
-    _find_losses(conn, now)
-    if conn.snd_wnd > old_window or ack > before or sacked:
+    board = conn.scoreboard
+    news = board.acknowledged(ack) if advanced else []
+    duplicate: int | None = None
+    if conn.sack:
+        if seg.options.sack:
+            duplicate = _take_sack(conn, seg, ack, news)
+    elif not advanced and conn.flight and not seg.size and conn.snd_wnd == old_window:
+        conn.episode.duplicate_acks += 1
+    in_use = conn.flight if conn.congestion.is_slow_start else 0
+    rtt = _measure(conn, service, seg, news, now) if news else None
+    if advanced:
+        _advance(conn, service, ack, now)
+    _tail_probe_heard(conn, seg, ack, duplicate, advanced=advanced)
+    if duplicate is not None:
+        conn.rack.duplicate_told(before, conn.snd_nxt)
+        if conn.episode.duplicate_told(duplicate):
+            _undo(conn)
+    lost_before = board.lost_size
+    find_losses(conn, service, now)
+    _respond(
+        conn,
+        service,
+        seg,
+        sum(each.size for each in news),
+        rtt,
+        in_use,
+        now,
+        advanced=advanced,
+        safe=advanced and board.lost_size <= lost_before,
+    )
+    if conn.snd_wnd > old_window or advanced or news or duplicate is not None:
         if conn.snd_una == conn.snd_nxt and conn.data_end > conn.snd_nxt and conn.snd_wnd:
             service.timers.cancel((conn, Timer.RETRANSMIT))  # it was the persist timer
             conn.rtt.progress()
@@ -59,152 +74,223 @@ def _update_window(conn: TcpConnection, seg: Segment, seq: int, ack: int) -> Non
         conn.snd_wl2 = ack
 
 
-def _take_sack(conn: TcpConnection, seg: Segment, ack: int) -> bool:
-    """Enter the blocks of an ACK; whether they tell anything new."""
-    if not conn.sack or not seg.options.sack:
-        return False
-    fresh = 0
+def _take_sack(conn: TcpConnection, seg: Segment, ack: int, news: list[Delivered]) -> int | None:
+    """Enter the blocks of an ACK; the end of a DSACK among them, if there is one."""
+    duplicate: int | None = None
+    board = conn.scoreboard
     floor = max(ack, conn.snd_una)
-    for left, right in seg.options.sack:
+    blocks = seg.options.sack
+    for index, (left, right) in enumerate(blocks):
         start = conn.unwrap(left, conn.snd_una)
         end = conn.unwrap(right, conn.snd_una)
-        # Below the ACK it is a D-SACK (RFC 2883); beyond what was sent, nonsense.
-        if floor <= start < end <= conn.snd_max:
-            fresh += conn.scoreboard.add(start, end)
-    return fresh > 0
+        if start >= end or end > conn.snd_nxt:
+            continue  # nonsense
+        if end <= floor:
+            if not index:
+                duplicate = end  # RFC 2883 section 4: the first block, below the ACK
+            continue
+        if not index and len(blocks) > 1 and _is_within(conn, start, end, blocks[1]):
+            duplicate = end  # or within the second
+        board.sack(max(start, floor), end, news)
+    return duplicate
 
 
-def _advance(conn: TcpConnection, service: TcpService, seg: Segment, ack: int, now: float) -> None:
+def _is_within(conn: TcpConnection, start: int, end: int, block: tuple[int, int]) -> bool:
+    left = conn.unwrap(block[0], conn.snd_una)
+    right = conn.unwrap(block[1], conn.snd_una)
+    return left <= start and end <= right
+
+
+def _measure(
+    conn: TcpConnection, service: TcpService, seg: Segment, news: list[Delivered], now: float
+) -> float | None:
+    """Sample the round trip, and let RACK know what arrived (RFC 8985 section 6.2, 1 to 3)."""
+    latest = 0.0
+    clean = True
+    for each in news:
+        if each.retransmitted:
+            clean = False
+        elif each.sent_at > latest:
+            latest = each.sent_at
+    rtt: float | None = None
+    if latest:
+        rtt = now - latest
+        conn.rtt.sample(rtt, now)
+    elif conn.timestamps and seg.options.echo:
+        service.sample_rtt(conn, seg.options.echo, now)
+    rack = conn.rack
+    if clean and len(news) == 1:
+        each = news[0]
+        rack.delivered(each.sent_at, each.end, retransmitted=False, spurious=False, now=now)
+        return rtt
+    min_rtt = conn.rtt.min_rtt
+    echo = seg.options.echo if conn.timestamps else 0
+    for each in news:
+        spurious = each.retransmitted and (
+            now - each.sent_at < min_rtt
+            or (echo != 0 and is_older(echo, service.timestamp(each.sent_at)))
+        )
+        rack.delivered(
+            each.sent_at,
+            each.end,
+            retransmitted=each.retransmitted,
+            spurious=spurious,
+            now=now,
+        )
+    return rtt
+
+
+def is_older(one: int, other: int) -> bool:
+    """Whether timestamp ``one`` is before ``other``, modulo 2^32."""
+    return (one - other) & 0xFFFFFFFF >= 0x80000000
+
+
+def _advance(conn: TcpConnection, service: TcpService, ack: int, now: float) -> None:
     """New data is acknowledged."""
     size = ack - conn.snd_una
-    in_use = conn.snd_nxt - conn.snd_una + conn.mss > conn.congestion.cwnd // 2
-    data = min(size, conn.send_buffer.size)
-    conn.send_buffer.release(data)
+    buffer = conn.send_buffer
+    data = min(size, buffer.size)
+    buffer.release(data)
+    if not buffer.size:
+        buffer.rest()
+    conn.bytes_acked += data
     conn.snd_una = ack
     conn.snd_nxt = max(conn.snd_nxt, ack)
-    conn.scoreboard.acknowledged(ack)
-    conn.duplicate_acks = 0
-    conn.tail_probed = False
-    conn.repair_rounds = 0
     conn.first_timeout_at = None
-    if conn.timestamps and seg.options.echo:
-        service.sample_rtt(conn, seg.options.echo, now)
-    elif conn.timed_seq is not None and ack > conn.timed_seq:
-        conn.rtt.sample(now - conn.timed_at)
-        conn.timed_seq = None
+    conn.soft_errno = 0
     conn.rtt.progress()
-    if conn.recovery_point is None:
-        if in_use:
-            conn.congestion.acknowledged(size, conn.rtt.srtt or 0.0, now)
-    elif ack >= conn.recovery_point:
-        conn.recovery_point = None
-        conn.in_timeout = False
-    elif conn.in_timeout:
-        conn.congestion.acknowledged(size, conn.rtt.srtt or 0.0, now)
-        conn.scoreboard.high_retransmitted = max(conn.scoreboard.high_retransmitted, ack)
-    elif not conn.sack:
-        # RFC 6582 (partial ACK): the next hole begins here.
-        conn.scoreboard.high_retransmitted = ack
-        conn.scoreboard.lost_below = max(conn.scoreboard.lost_below, ack + conn.mss)
     timers = service.timers
-    timers.cancel((conn, Timer.PROBE))
-    if conn.snd_una == conn.snd_max:
+    if ack == conn.snd_nxt:
         timers.cancel((conn, Timer.RETRANSMIT))  # RFC 6298 (5.2)
+        timers.cancel((conn, Timer.TAIL))
+        timers.cancel((conn, Timer.REORDERING))
     else:
         timers.arm((conn, Timer.RETRANSMIT), now + conn.rtt.rto)  # (5.3)
+        arm_tail_probe(conn, service, now)
     if conn.blocked and data and conn.handler is not None and conn.fin_seq is None:
         conn.blocked = False
         conn.handler.writable()
 
 
-def _find_losses(conn: TcpConnection, now: float) -> None:
+def _tail_probe_heard(
+    conn: TcpConnection, seg: Segment, ack: int, duplicate: int | None, *, advanced: bool
+) -> None:
+    """TLP_process_ack (RFC 8985 section 7.4.2): did the probe repair a loss that it hid?"""
+    episode = conn.episode
+    end = episode.probe_end
+    if end is None or ack < end:
+        return
+    if not episode.probe_resent or duplicate is not None:
+        episode.probe_end = None
+    elif ack > end:
+        episode.probe_end = None
+        conn.congestion.reduce()
+        conn.congestion.cwnd = min(conn.congestion.cwnd, conn.congestion.ssthresh)
+    elif not advanced and not seg.size and not seg.options.sack:
+        episode.probe_end = None
+
+
+def find_losses(conn: TcpConnection, service: TcpService, now: float) -> None:
+    """What is lost by now, and when to look again for what may be."""
     board = conn.scoreboard
+    episode = conn.episode
     if conn.sack:
-        lost = board.detect(conn.snd_una, conn.mss)
-        if conn.tail_probed and conn.recovery_point is None and board.highest > conn.snd_una:
-            # The probe was sent long after what is missing below it: by now that is lost.
-            board.lost_below = max(board.lost_below, board.highest)
-            lost = True
-        if (
-            conn.recovery_point is not None
-            and not conn.in_timeout
-            and board.high_retransmitted > conn.snd_una
-            and board.highest > board.retransmitted_at_nxt + (DUPLICATE_THRESHOLD - 1) * conn.mss
-            and board.retransmitted_at_nxt
-        ):
-            # What was sent after the repair has arrived, the repair has not: it was lost as well.
-            board.high_retransmitted = conn.snd_una
-            board.retransmitted_at_nxt = conn.snd_max
-    else:
-        lost = conn.duplicate_acks == DUPLICATE_THRESHOLD
-        if lost and conn.recovery_point is None:
-            board.lost_below = conn.snd_una + conn.mss
-    if lost and conn.recovery_point is None:
-        conn.recovery_point = conn.snd_max
-        board.high_retransmitted = conn.snd_una
-        board.retransmitted_at_nxt = conn.snd_max
-        conn.congestion.lost(max(pipe(conn), conn.flight // 2))
-    del now
-
-
-def retransmission_timeout(conn: TcpConnection, service: TcpService, now: float) -> None:
-    """RFC 6298 (5.4)-(5.7); with nothing under way it is the persist timer (RFC 9293 3.8.6.1)."""
-    conn.timeouts += 1
-    if conn.state in (State.SYN_SENT, State.SYN_RECEIVED):
-        if conn.rtt.backoff >= SYN_RETRIES:
-            service.finish(conn, errno.ETIMEDOUT if conn.accept is None else 0)
+        if not conn.rack.sent_at or conn.rtt.srtt is None:
             return
-        conn.rtt.back_off()
-        conn.syn_due = True
-        conn.timed_seq = None
-        service.wake(conn)
-        return
-    if conn.snd_una == conn.snd_max:
-        if conn.data_end > conn.snd_nxt or conn.fin_unacknowledged():
-            conn.rtt.back_off()
-            conn.probe_due = True
-            service.timers.arm((conn, Timer.RETRANSMIT), now + conn.rtt.rto)
-            service.wake(conn)
-        return
-    if conn.first_timeout_at is None:
-        conn.first_timeout_at = now
-    elif now - conn.first_timeout_at >= GIVE_UP_AFTER and now - conn.last_heard_at > 60.0:
-        service.finish(conn, errno.ETIMEDOUT)
-        return
-    if conn.snd_wnd or conn.flight > 1:
-        conn.congestion.timed_out(pipe(conn), first=not conn.in_timeout)
-    conn.rtt.back_off()
-    mark_all_lost(conn)
-    conn.timed_seq = None
-    service.timers.arm((conn, Timer.RETRANSMIT), now + conn.rtt.rto)
-    service.wake(conn)
+        rack = conn.rack
+        eager = episode.is_active or board.sacked_size > (DUPLICATE_THRESHOLD - 1) * conn.mss
+        window = rack.window(conn.rtt.min_rtt, conn.rtt.srtt, eager=eager)
+        due_at = board.detect(rack.sent_at, rack.end, rack.rtt + window, now)
+        if due_at is not None:
+            service.timers.arm((conn, Timer.REORDERING), due_at)
+        else:
+            service.timers.cancel((conn, Timer.REORDERING))
+    elif episode.duplicate_acks >= DUPLICATE_THRESHOLD and not episode.is_active:
+        board.lose_first(conn.mss)
 
 
-def mark_all_lost(conn: TcpConnection) -> None:
-    """Everything under way is to be sent again, from the first hole on."""
+def start_recovery(conn: TcpConnection) -> None:
+    """Something is lost: repair it, at a lower rate."""
+    conn.episode.begin(
+        conn.snd_una,
+        conn.snd_nxt,
+        conn.pipe + conn.scoreboard.lost_size,
+        conn.congestion,
+        timeout=False,
+    )
+    if conn.snd_una >= conn.episode.congestion_point:
+        conn.congestion.reduce()
+
+
+def _respond(
+    conn: TcpConnection,
+    service: TcpService,
+    seg: Segment,
+    size: int,
+    rtt: float | None,
+    in_use: int,
+    now: float,
+    *,
+    advanced: bool,
+    safe: bool,
+) -> None:
+    """Begin, go on with or end a recovery; else let the window grow."""
+    episode = conn.episode
+    congestion = conn.congestion
     board = conn.scoreboard
-    board.clear()
-    board.high_retransmitted = conn.snd_una
-    board.lost_below = conn.snd_max
-    board.retransmitted_at_nxt = 0
-    conn.recovery_point = conn.snd_max
-    conn.in_timeout = True
-    conn.duplicate_acks = 0
+    if episode.point is not None:
+        if advanced and _was_needless(conn, seg):
+            _undo(conn)
+        elif conn.snd_una >= episode.point:
+            if not episode.in_timeout:
+                congestion.cwnd = min(congestion.cwnd, congestion.ssthresh)
+            episode.finish()
+            conn.rack.recovered()
+        elif advanced and not conn.sack:
+            # RFC 6582: a partial ACK; the next hole begins here.
+            episode.duplicate_acks = 0
+            board.lose_first(conn.mss)
+            episode.must_repair = True
+    elif advanced:
+        episode.duplicate_acks = 0
+    if episode.point is None and board.lost_size:
+        start_recovery(conn)
+    if episode.point is not None and not episode.in_timeout:
+        congestion.cwnd = episode.prr.window(
+            size, conn.pipe, congestion.ssthresh, conn.mss, safe=safe
+        )
+        return
+    if not size:
+        return
+    if congestion.is_slow_start:
+        # The window is in use if at least half of it was (Linux's tcp_is_cwnd_limited).
+        limited = 2 * in_use >= congestion.cwnd
+    else:
+        limited = conn.snd_una <= conn.limited_until
+    if limited:
+        srtt = conn.rtt.srtt or 0.0
+        congestion.acknowledged(size, rtt, srtt, conn.snd_una, conn.snd_nxt, now)
+    del service
 
 
-def path_changed(conn: TcpConnection, service: TcpService, now: float) -> None:
-    """The way to the far end is another one: what was learned of it is void.
+def _was_needless(conn: TcpConnection, seg: Segment) -> bool:
+    """Eifel (RFC 3522): what was acknowledged had been sent before the first repair."""
+    stamp = conn.episode.resent_stamp
+    echo = seg.options.echo
+    return bool(conn.timestamps and echo and stamp is not None and is_older(echo, stamp))
 
-    Whatever was under way went the old way: it is sent again at once, and the far end is told
-    where we are, so that it does the same if it has data under way.
-    """
-    conn.rtt.restart()
-    conn.congestion.forget()
-    if conn.state in (State.SYN_SENT, State.SYN_RECEIVED):
-        conn.syn_due = True
-    elif conn.snd_una < conn.snd_max:
-        mark_all_lost(conn)
-        conn.timed_seq = None
-        service.timers.arm((conn, Timer.RETRANSMIT), now + conn.rtt.rto)
-    conn.ack_due = True
-    service.wake(conn)
+
+def _undo(conn: TcpConnection) -> None:
+    conn.scoreboard.not_lost()
+    conn.episode.undo(conn.congestion)
+
+
+def heard_congestion(conn: TcpConnection) -> None:
+    """ECE: reduce, once a window of data (RFC 3168 section 6.1.2)."""
+    episode = conn.episode
+    if conn.snd_una < episode.congestion_point or episode.is_active:
+        return
+    conn.congestion.reduce()
+    conn.congestion.cwnd = conn.congestion.ssthresh
+    episode.congestion_point = conn.snd_nxt
+    episode.reduction_due = True

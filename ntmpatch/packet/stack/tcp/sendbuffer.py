@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
+from ntmpatch.packet.stack.tcp.autotune import INITIAL_SIZE
+
+MAX_SPARE = 32
+"""Rings kept for the next connection that sends: a busy one empties its ring all the time."""
+
+
+class RingPool:
+    """Spare rings of ``INITIAL_SIZE``: a connection with nothing to send holds none."""
+
+    __slots__ = ("_spare",)
+
+    def __init__(self) -> None:
+        self._spare: list[memoryview] = []
+
+    def take(self) -> memoryview:
+        """A ring; its bytes are anything."""
+        return self._spare.pop() if self._spare else memoryview(bytearray(INITIAL_SIZE))
+
+    def give(self, ring: memoryview) -> None:
+        """Nobody uses the ring any more."""
+        if len(ring) == INITIAL_SIZE and len(self._spare) < MAX_SPARE:
+            self._spare.append(ring)
+
 
 class SendBuffer:
     """Bytes from the first unacknowledged one on. Positions are offsets from that byte."""
 
-    __slots__ = ("_head", "_view", "capacity", "size")
+    __slots__ = ("_head", "_pool", "_view", "capacity", "size")
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, pool: RingPool) -> None:
+        self.capacity = INITIAL_SIZE
         self.size = 0
         self._head = 0
-        self._view = memoryview(b"")
+        self._pool = pool
+        self._view: memoryview | None = None
 
     def space(self) -> memoryview:
         """A contiguous writable part of what is free; empty when the buffer is full."""
-        if not self._view:
-            # Allocated at the first use: a connection that only receives costs nothing here, and
-            # the kernel provides pages only as they are written.
-            self._view = memoryview(bytearray(self.capacity))
+        view = self._view
+        if view is None:
+            if self.capacity == INITIAL_SIZE:
+                view = self._pool.take()
+            else:
+                view = memoryview(bytearray(self.capacity))
+            self._view = view
         start = (self._head + self.size) % self.capacity
         free = self.capacity - self.size
-        return self._view[start : min(self.capacity, start + free)]
+        return view[start : min(self.capacity, start + free)]
 
     def commit(self, size: int) -> None:
         """``size`` bytes of what ``space`` gave are filled."""
@@ -30,6 +57,7 @@ class SendBuffer:
 
     def peek(self, offset: int, size: int) -> memoryview:
         """At most ``size`` bytes from ``offset`` on; fewer where the ring wraps."""
+        assert self._view is not None
         start = (self._head + offset) % self.capacity
         return self._view[start : min(self.capacity, start + min(size, self.size - offset))]
 
@@ -38,3 +66,23 @@ class SendBuffer:
         self.size -= size
         # An empty ring begins at its start again, so that runs are as long as they can be.
         self._head = (self._head + size) % self.capacity if self.size else 0
+
+    def rest(self) -> None:
+        """Give back the ring if it is empty: whoever looks at a view of it has looked by now."""
+        if not self.size and self._view is not None:
+            self._pool.give(self._view)
+            self._view = None
+
+    def grow(self, capacity: int) -> None:
+        """Make room for ``capacity`` bytes; what is in the buffer moves."""
+        ring = memoryview(bytearray(capacity))
+        if self._view is not None:
+            first = self.peek(0, self.size)
+            ring[: len(first)] = first
+            rest = self.size - len(first)
+            if rest:
+                ring[len(first) : self.size] = self._view[:rest]
+            self._pool.give(self._view)
+        self._view = ring
+        self._head = 0
+        self.capacity = capacity

@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING
 from ntmpatch.base.drops import Drop
 from ntmpatch.base.timers import TimerQueue
 from ntmpatch.packet.stack.ports import addresses_overlap, choose_ephemeral, os_error
-from ntmpatch.packet.stack.tcp.connection import WINDOW_SCALE, TcpConnection, Timer
+from ntmpatch.packet.stack.tcp.autotune import WINDOW_SCALE, Budget
+from ntmpatch.packet.stack.tcp.connection import TcpConnection, Timer
 from ntmpatch.packet.stack.tcp.input import segment_arrives, take_syn
 from ntmpatch.packet.stack.tcp.listener import TcpListener
-from ntmpatch.packet.stack.tcp.output import repairs_lost, tail, transmit
-from ntmpatch.packet.stack.tcp.recovery import path_changed, retransmission_timeout
-from ntmpatch.packet.stack.tcp.states import SENDING, SYNCHRONISED, State
+from ntmpatch.packet.stack.tcp.output import tail, transmit
+from ntmpatch.packet.stack.tcp.sendbuffer import RingPool
+from ntmpatch.packet.stack.tcp.states import SYNCHRONISED, State
+from ntmpatch.packet.stack.tcp.timeouts import (
+    keepalive_timeout,
+    path_changed,
+    reordering_timeout,
+    retransmission_timeout,
+)
 from ntmpatch.wire import ip, tcp
 from ntmpatch.wire.segments import SuperSegment
 
@@ -31,6 +38,7 @@ TIME_WAIT_TIMEOUT = 60.0
 FIN_WAIT_2_TIMEOUT = 60.0
 """Of a connection that the program has closed (Linux's tcp_fin_timeout)."""
 
+MIN_TIMEOUT = 0.001
 MAX_CONNECTIONS = 65536
 CHALLENGE_RATE = 100
 """Challenge ACKs a second (RFC 5961 section 10)."""
@@ -60,6 +68,8 @@ class TcpService:
         self.mtu = mtu
         self.drops = drops
         self.timers: TimerQueue[tuple[TcpConnection, Timer]] = TimerQueue()
+        self.budget = Budget()
+        self.rings = RingPool()
         self._rng = rng
         self._secret = secret
         self._epoch = now
@@ -199,14 +209,14 @@ class TcpService:
                 case Timer.DELAYED_ACK:
                     conn.ack_due = True
                     self.wake(conn)
-                case Timer.PROBE if conn.recovery_point is not None:
-                    repairs_lost(conn, self)
-                case Timer.PROBE:
+                case Timer.TAIL:
                     segment = tail(conn, self, now)
                     if segment is not None:
                         self._emit(_owned(segment))
+                case Timer.REORDERING:
+                    reordering_timeout(conn, self, now)
                 case Timer.KEEPALIVE:
-                    self._keep_alive(conn, now)
+                    keepalive_timeout(conn, self, now)
                 case Timer.LINGER:
                     self.finish(conn, 0)
 
@@ -228,7 +238,7 @@ class TcpService:
         if conn is None:
             self.drops.drop(Drop.ICMP_NO_FLOW)
             return
-        if conn.snd_una <= conn.unwrap(seq, conn.snd_una) <= conn.snd_max:
+        if conn.snd_una <= conn.unwrap(seq, conn.snd_una) <= conn.snd_nxt:
             conn.soft_error(error)
 
     # --- what connections call --------------------------------------------------------------
@@ -238,6 +248,14 @@ class TcpService:
         if not conn.queued and not conn.done:
             conn.queued = True
             self._ready.append(conn)
+
+    def arm_retransmission(self, conn: TcpConnection, now: float) -> None:
+        """Start the timer anew; it falls due no later than the user's patience ends."""
+        due_at = now + conn.rtt.rto
+        if conn.user_timeout is not None and conn.first_timeout_at is not None:
+            limit = conn.first_timeout_at - conn.rtt.base + conn.user_timeout
+            due_at = max(min(due_at, limit), now + MIN_TIMEOUT)
+        self.timers.arm((conn, Timer.RETRANSMIT), due_at)
 
     def packet(
         self, conn: TcpConnection, header: bytes, payload: memoryview, mss: int
@@ -261,7 +279,7 @@ class TcpService:
         """RFC 7323 section 4.3: the echoed time-stamp says when the segment was sent."""
         elapsed = (self.timestamp(now) - echo) & 0xFFFFFFFF
         if elapsed < 0x7FFFFFFF:
-            conn.rtt.sample(elapsed / 1000)
+            conn.rtt.sample(elapsed / 1000, now)
 
     def is_young(self, conn: TcpConnection) -> bool:
         """Whether the connection has received so little that each ACK should be sent at once."""
@@ -292,6 +310,9 @@ class TcpService:
         queue = conn.waiting
         taken = handler.deliver([memoryview(piece) for piece in queue]) if queue else 0
         conn.waiting_size -= taken
+        self.budget.held -= taken
+        if taken:
+            conn.receive_space.taken(taken, conn.rtt.srtt, self.budget, now)
         while taken:
             piece = queue.popleft()
             if taken < len(piece):
@@ -311,7 +332,6 @@ class TcpService:
         self.tell_end(conn)
         if conn.done and conn.waiting is None:
             handler.closed(conn.final_error)
-        del now
 
     def tell_end(self, conn: TcpConnection) -> None:
         """FIN reaches the program once everything before it has."""
@@ -329,7 +349,7 @@ class TcpService:
         """Both streams have ended, ours last heard of: stay to answer what is late."""
         conn.state = State.TIME_WAIT
         conn.forget_buffers()
-        for timer in (Timer.RETRANSMIT, Timer.PROBE, Timer.KEEPALIVE):
+        for timer in (Timer.RETRANSMIT, Timer.TAIL, Timer.REORDERING, Timer.KEEPALIVE):
             self.timers.cancel((conn, timer))
         self.linger(conn, now)
 
@@ -353,9 +373,12 @@ class TcpService:
             conn.release_slot(conn)
             conn.release_slot = None
         conn.forget_buffers()
+        self.budget.release(conn.receive_space.size)
         conn.final_error = error
+        if conn.abandoned:
+            conn.drop_waiting()
         # As Linux: what has arrived is the program's to read, whatever ended the connection.
-        if conn.handler is not None and (conn.waiting is None or conn.abandoned):
+        if conn.handler is not None and conn.waiting is None:
             conn.handler.closed(error)
 
     def abort(self, conn: TcpConnection, now: float, error: int = 0) -> None:
@@ -462,21 +485,6 @@ class TcpService:
         return (1 << 32) + (
             (int((now - self._epoch) * 250_000) + int.from_bytes(digest)) & 0xFFFFFFFF
         )
-
-    def _keep_alive(self, conn: TcpConnection, now: float) -> None:
-        if conn.keepalive is None or conn.state not in SENDING:
-            return
-        idle, interval, count = conn.keepalive
-        quiet = now - conn.last_heard_at
-        if quiet < idle:
-            self.timers.arm((conn, Timer.KEEPALIVE), conn.last_heard_at + idle)
-        elif conn.probes_sent >= count:
-            self.abort(conn, now, errno.ETIMEDOUT)
-        else:
-            conn.probes_sent += 1
-            conn.probe_due = True
-            self.wake(conn)
-            self.timers.arm((conn, Timer.KEEPALIVE), now + interval)
 
 
 def _owned(segment: SuperSegment) -> SuperSegment:
