@@ -11,13 +11,16 @@ K = TypeVar("K")
 class TimerQueue(Generic[K]):
     """One instant per key; arming a key again moves it.
 
-    Cancelled and moved entries stay in the heap until they surface, so every operation is
-    O(log n) and the heap is swept when stale entries outnumber live ones.
+    Most timers are moved later again and again and never fall due (each acknowledgment moves the
+    retransmission timer), so moving a timer later, and cancelling it, costs no more than an entry
+    in a dict: what is in the heap is put right when it surfaces.
     """
 
     def __init__(self) -> None:
         self._due_at: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
+        self._queued_at: dict[K, float] = {}
+        """Of each key, its earliest entry in the heap; never later than when it is due."""
         self._sequence = 0
 
     def __len__(self) -> int:
@@ -25,13 +28,10 @@ class TimerQueue(Generic[K]):
 
     def arm(self, key: K, due_at: float) -> None:
         """Let ``key`` fall due at the instant ``due_at``, instead of any earlier arrangement."""
-        if self._due_at.get(key) == due_at:
-            return
         self._due_at[key] = due_at
-        self._sequence += 1
-        heapq.heappush(self._heap, (due_at, self._sequence, key))
-        if len(self._heap) > 64 and len(self._heap) > 4 * len(self._due_at):
-            self._sweep()
+        queued_at = self._queued_at.get(key)
+        if queued_at is None or due_at < queued_at:
+            self._push(key, due_at)
 
     def cancel(self, key: K) -> None:
         """Forget ``key``; harmless if it is not armed."""
@@ -45,10 +45,10 @@ class TimerQueue(Generic[K]):
         """The next instant at which anything falls due, or None."""
         heap = self._heap
         while heap:
-            due_at, _, key = heap[0]
-            if self._due_at.get(key) == due_at:
-                return due_at
-            heapq.heappop(heap)
+            at, _, key = heap[0]
+            if self._due_at.get(key) == at:
+                return at
+            self._surface()
         return None
 
     def pop_due(self, now: float) -> list[K]:
@@ -56,12 +56,34 @@ class TimerQueue(Generic[K]):
         due: list[K] = []
         heap = self._heap
         while heap and heap[0][0] <= now:
-            due_at, _, key = heapq.heappop(heap)
-            if self._due_at.get(key) == due_at:
+            at, _, key = heap[0]
+            is_due = self._due_at.get(key) == at
+            if is_due:
                 del self._due_at[key]
                 due.append(key)
+            self._surface()
         return due
 
+    def _surface(self) -> None:
+        """Take the first entry off the heap; its key, if it was moved later, goes in again."""
+        at, _, key = heapq.heappop(self._heap)
+        if self._queued_at.get(key) != at:
+            return  # the key has an earlier entry, which has surfaced before
+        del self._queued_at[key]
+        due_at = self._due_at.get(key)
+        if due_at is not None:
+            self._push(key, due_at)
+
+    def _push(self, key: K, at: float) -> None:
+        self._sequence += 1
+        self._queued_at[key] = at
+        heapq.heappush(self._heap, (at, self._sequence, key))
+        if len(self._heap) > 64 and len(self._heap) > 4 * len(self._due_at):
+            self._sweep()
+
     def _sweep(self) -> None:
-        self._heap = [entry for entry in self._heap if self._due_at.get(entry[2]) == entry[0]]
+        """Entries of keys that were cancelled, or moved earlier, are too many."""
+        self._queued_at = dict(self._due_at)
+        self._heap[:] = [(at, index, key) for index, (key, at) in enumerate(self._due_at.items())]
+        self._sequence = len(self._heap)
         heapq.heapify(self._heap)

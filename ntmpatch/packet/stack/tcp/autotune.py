@@ -45,7 +45,7 @@ class Budget:
 
     def release(self, size: int) -> None:
         """A buffer of ``size`` bytes is no more."""
-        self.granted -= size - INITIAL_SIZE
+        self.granted -= max(size - INITIAL_SIZE, 0)
 
 
 class ReceiveSpace:

@@ -10,7 +10,7 @@ import enum
 import errno
 from typing import TYPE_CHECKING
 
-from ntmpatch.packet.stack.tcp.autotune import ReceiveSpace
+from ntmpatch.packet.stack.tcp.autotune import INITIAL_SIZE, ReceiveSpace
 from ntmpatch.packet.stack.tcp.congestion import Cubic
 from ntmpatch.packet.stack.tcp.episode import Episode
 from ntmpatch.packet.stack.tcp.rack import Rack
@@ -235,6 +235,9 @@ class TcpConnection:
     def _grow_send_buffer(self) -> bool:
         """The buffer is full: it may hold twice what the congestion window lets be under way."""
         buffer = self.send_buffer
+        if buffer.capacity < INITIAL_SIZE:
+            buffer.grow(INITIAL_SIZE)
+            return True
         if buffer.capacity >= 2 * self.congestion.cwnd:
             return False
         capacity = self.service.budget.grow(buffer.capacity, 2 * buffer.capacity)

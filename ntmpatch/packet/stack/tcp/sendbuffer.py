@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from ntmpatch.packet.stack.tcp.autotune import INITIAL_SIZE
 
+SMALL_SIZE = 16 << 10
+"""Bytes at first: most connections never have more to send at once."""
 MAX_SPARE = 32
-"""Rings kept for the next connection that sends: a busy one empties its ring all the time."""
+"""Rings of a size kept for the next connection: a busy one empties its ring all the time."""
 
 
 class RingPool:
-    """Spare rings of ``INITIAL_SIZE``: a connection with nothing to send holds none."""
+    """Spare rings of the usual sizes: a connection with nothing to send holds none."""
 
     __slots__ = ("_spare",)
 
     def __init__(self) -> None:
-        self._spare: list[memoryview] = []
+        self._spare: dict[int, list[memoryview]] = {SMALL_SIZE: [], INITIAL_SIZE: []}
 
-    def take(self) -> memoryview:
-        """A ring; its bytes are anything."""
-        return self._spare.pop() if self._spare else memoryview(bytearray(INITIAL_SIZE))
+    def take(self, size: int) -> memoryview:
+        """A ring of ``size`` bytes, which are anything."""
+        spare = self._spare.get(size)
+        return spare.pop() if spare else memoryview(bytearray(size))
 
     def give(self, ring: memoryview) -> None:
         """Nobody uses the ring any more."""
-        if len(ring) == INITIAL_SIZE and len(self._spare) < MAX_SPARE:
-            self._spare.append(ring)
+        spare = self._spare.get(len(ring))
+        if spare is not None and len(spare) < MAX_SPARE:
+            spare.append(ring)
 
 
 class SendBuffer:
@@ -32,7 +36,7 @@ class SendBuffer:
     __slots__ = ("_head", "_pool", "_view", "capacity", "size")
 
     def __init__(self, pool: RingPool) -> None:
-        self.capacity = INITIAL_SIZE
+        self.capacity = SMALL_SIZE
         self.size = 0
         self._head = 0
         self._pool = pool
@@ -42,11 +46,7 @@ class SendBuffer:
         """A contiguous writable part of what is free; empty when the buffer is full."""
         view = self._view
         if view is None:
-            if self.capacity == INITIAL_SIZE:
-                view = self._pool.take()
-            else:
-                view = memoryview(bytearray(self.capacity))
-            self._view = view
+            view = self._view = self._pool.take(self.capacity)
         start = (self._head + self.size) % self.capacity
         free = self.capacity - self.size
         return view[start : min(self.capacity, start + free)]
@@ -75,7 +75,7 @@ class SendBuffer:
 
     def grow(self, capacity: int) -> None:
         """Make room for ``capacity`` bytes; what is in the buffer moves."""
-        ring = memoryview(bytearray(capacity))
+        ring = self._pool.take(capacity)
         if self._view is not None:
             first = self.peek(0, self.size)
             ring[: len(first)] = first
