@@ -32,6 +32,8 @@ WINDOW_SCALE = 7
 DEFAULT_MSS = 536
 """RFC 9293 MUST-15, if the SYN says none; 1220 for IPv6."""
 DEFAULT_MSS_IPV6 = 1220
+MAX_MSS = 60000
+"""A segment fits a super-segment, whatever the path carries."""
 
 
 class Timer(enum.IntEnum):
@@ -101,6 +103,8 @@ class TcpConnection:
         # Options of the connection.
         self.mss = DEFAULT_MSS if len(local[0]) == 4 else DEFAULT_MSS_IPV6
         """Bytes of data in one full segment to send, options counted."""
+        self.peer_mss = 0
+        """What the far end's SYN allows; 0 before it has come."""
         self.timestamps = False
         self.sack = False
         self.ts_recent = 0
@@ -133,6 +137,8 @@ class TcpConnection:
         self.queued = False
         """In the service's queue of connections that may have something to send."""
         self.done = False
+        self.last_soft_error = 0
+        """What ICMP told, and no acknowledgment since: reported if the connection times out."""
         self.final_error = 0
         """What ``closed`` tells, once the program has taken what arrived before."""
         self.abandoned = False
@@ -250,6 +256,11 @@ class TcpConnection:
         ours = path_mtu - ip.header_size(self.local[0]) - 20
         return max(64, min(ours, peer_mss) - (12 if self.timestamps else 0))
 
+    def set_path_mtu(self, mtu: int) -> None:
+        """The path carries packets of ``mtu`` bytes: segments follow."""
+        self.mss = min(self.effective_mss(mtu, self.peer_mss), MAX_MSS)
+        self.congestion.set_mss(self.mss)
+
     def fail(self, error: int) -> None:
         """End with an error that the program learns."""
         self.service.finish(self, error)
@@ -264,5 +275,8 @@ class TcpConnection:
 
     def soft_error(self, error: int) -> None:
         """An ICMP error: final before the connection stands, else a hint (RFC 5461)."""
+        error = error or errno.EHOSTUNREACH
         if self.state is State.SYN_SENT:
-            self.fail(error if error else errno.EHOSTUNREACH)
+            self.fail(error)
+        else:
+            self.last_soft_error = error

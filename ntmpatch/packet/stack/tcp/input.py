@@ -134,8 +134,8 @@ def take_syn(conn: TcpConnection, service: TcpService, seg: Segment, now: float)
         conn.ts_recent = options.timestamp
         conn.ts_recent_at = now
     conn.sack = options.sack_permitted
-    conn.mss = conn.effective_mss(service.mtu, options.mss or conn.mss)
-    conn.congestion.set_mss(conn.mss)
+    conn.peer_mss = options.mss or conn.mss
+    conn.set_path_mtu(service.paths.mtu(conn.remote[0]))
 
 
 def _syn_acknowledged(conn: TcpConnection, service: TcpService, seg: Segment, now: float) -> None:
@@ -222,6 +222,7 @@ def _process_ack(
         _acknowledge_now(conn, service)
         return False
     acknowledged(conn, service, seg, seq, ack, now)
+    conn.last_soft_error = 0  # the far end is there after all
     if conn.done:
         return False
     if conn.fin_seq is not None and conn.snd_una > conn.fin_seq:
