@@ -27,9 +27,12 @@ _V4_TIME_EXCEEDED = 11
 _V4_PORT_UNREACHABLE = 3
 _V4_FRAGMENTATION_NEEDED = 4
 
+_V4_PARAMETER_PROBLEM = 12
+
 _V6_UNREACHABLE = 1
 _V6_TOO_BIG = 2
 _V6_TIME_EXCEEDED = 3
+_V6_PARAMETER_PROBLEM = 4
 _V6_ECHO_REQUEST = 128
 _V6_ECHO_REPLY = 129
 _V6_PORT_UNREACHABLE = 4
@@ -37,7 +40,7 @@ _V6_PORT_UNREACHABLE = 4
 _MAX_QUOTE_SIZE = 548
 """Of an offending packet: keeps an error within 576 bytes for IPv4 (RFC 1812 section 4.3.2.3)."""
 
-# Of the quoted packet's transport header: source port, destination port, sequence number of TCP
+# Of the quoted packet's transport header: source port, destination port, and what follows them
 _PORTS_AND_SEQ = struct.Struct("!HHI")
 
 
@@ -47,10 +50,11 @@ class Kind(Enum):
     ECHO_REQUEST = auto()
     ECHO_REPLY = auto()
     PORT_UNREACHABLE = auto()
-    HOST_UNREACHABLE = auto()
-    PROHIBITED = auto()
+    UNREACHABLE = auto()
+    """For another reason than the port: the code tells."""
     PACKET_TOO_BIG = auto()
     TIME_EXCEEDED = auto()
+    PARAMETER_PROBLEM = auto()
 
 
 @dataclass(slots=True)
@@ -63,7 +67,7 @@ class Quote:
     source_port: int
     destination_port: int
     seq: int
-    """If it is TCP."""
+    """If it is TCP; of an echo request, identifier and sequence number."""
 
 
 @dataclass(slots=True)
@@ -71,6 +75,7 @@ class Message:
     """One message."""
 
     kind: Kind
+    code: int
     rest: int
     """The rest of the header: the MTU of PACKET_TOO_BIG; identifier and sequence number of echo."""
     body: memoryview
@@ -97,10 +102,10 @@ def parse_untrusted(
     if kind is None:
         raise UntrustedError(Drop.ICMP_UNKNOWN_TYPE)
     if kind in (Kind.ECHO_REQUEST, Kind.ECHO_REPLY):
-        return Message(kind, rest, body)
+        return Message(kind, code, rest, body)
     if len(source) == 4 and kind is Kind.PACKET_TOO_BIG:
         rest &= 0xFFFF  # RFC 1191 section 4
-    return Message(kind, rest, body, _quote_untrusted(body, len(source)))
+    return Message(kind, code, rest, body, _quote_untrusted(body, len(source)))
 
 
 def _kind_v4(type_: int, code: int) -> Kind | None:
@@ -108,49 +113,75 @@ def _kind_v4(type_: int, code: int) -> Kind | None:
         return {
             _V4_PORT_UNREACHABLE: Kind.PORT_UNREACHABLE,
             _V4_FRAGMENTATION_NEEDED: Kind.PACKET_TOO_BIG,
-            9: Kind.PROHIBITED,
-            10: Kind.PROHIBITED,
-            13: Kind.PROHIBITED,
-        }.get(code, Kind.HOST_UNREACHABLE)
+        }.get(code, Kind.UNREACHABLE)
     return {
         _V4_ECHO_REQUEST: Kind.ECHO_REQUEST,
         _V4_ECHO_REPLY: Kind.ECHO_REPLY,
         _V4_TIME_EXCEEDED: Kind.TIME_EXCEEDED,
+        _V4_PARAMETER_PROBLEM: Kind.PARAMETER_PROBLEM,
     }.get(type_)
 
 
 def _kind_v6(type_: int, code: int) -> Kind | None:
     if type_ == _V6_UNREACHABLE:
-        return {_V6_PORT_UNREACHABLE: Kind.PORT_UNREACHABLE, 1: Kind.PROHIBITED}.get(
-            code, Kind.HOST_UNREACHABLE
-        )
+        return Kind.PORT_UNREACHABLE if code == _V6_PORT_UNREACHABLE else Kind.UNREACHABLE
     return {
         _V6_ECHO_REQUEST: Kind.ECHO_REQUEST,
         _V6_ECHO_REPLY: Kind.ECHO_REPLY,
         _V6_TOO_BIG: Kind.PACKET_TOO_BIG,
         _V6_TIME_EXCEEDED: Kind.TIME_EXCEEDED,
+        _V6_PARAMETER_PROBLEM: Kind.PARAMETER_PROBLEM,
     }.get(type_)
 
 
 def _quote_untrusted(packet: memoryview, address_size: int) -> Quote:
-    """The head of a quoted packet: at least 8 bytes behind its IP header (RFC 792)."""
+    """The head of a quoted packet: at least 8 bytes behind its IP header (RFC 792).
+
+    Of fragments only the first has a transport header, and so tells of a flow.
+    """
+    offset = 0
     if address_size == 4:
         if len(packet) < ip.IPV4_HEADER_SIZE or packet[0] >> 4 != 4:
             raise UntrustedError(Drop.ICMP_MALFORMED)
         protocol, source, destination = packet[9], packet[12:16], packet[16:20]
         start = (packet[0] & 0x0F) * 4
+        offset = int.from_bytes(packet[6:8], "big") & 0x1FFF
     else:
         if len(packet) < ip.IPV6_HEADER_SIZE or packet[0] >> 4 != 6:
             raise UntrustedError(Drop.ICMP_MALFORMED)
         protocol, source, destination = packet[6], packet[8:24], packet[24:40]
         start = ip.IPV6_HEADER_SIZE
-        if protocol == ip.FRAGMENT and len(packet) > start:
+        if protocol == ip.FRAGMENT and len(packet) >= start + ip.FRAGMENT_HEADER_SIZE:
             protocol = packet[start]
+            offset = int.from_bytes(packet[start + 2 : start + 4], "big") & 0xFFF8
             start += ip.FRAGMENT_HEADER_SIZE
-    if len(packet) < start + _PORTS_AND_SEQ.size:
+    if offset or start < ip.IPV4_HEADER_SIZE or len(packet) < start + _PORTS_AND_SEQ.size:
         raise UntrustedError(Drop.ICMP_MALFORMED)
     ports = _PORTS_AND_SEQ.unpack_from(packet, start)
     return Quote(bytes(source), bytes(destination), protocol, *ports)
+
+
+def protocol_of(address: Buffer) -> int:
+    """ICMP's protocol number in packets of the family of ``address``."""
+    return ip.ICMP if len(address) == 4 else ip.ICMPV6
+
+
+def is_error_untrusted(message: Buffer, source: bytes) -> bool:
+    """Whether this is an error, or of a type that may be one: no error answers it.
+
+    RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e.1).
+    """
+    if not message:
+        return True
+    if len(source) == 4:
+        return message[0] not in (_V4_ECHO_REPLY, _V4_ECHO_REQUEST)
+    return message[0] < 128
+
+
+def build_echo_request(source: bytes, destination: bytes, rest: int, body: Buffer) -> bytes:
+    """A request; ``rest`` is its identifier and sequence number."""
+    type_ = _V4_ECHO_REQUEST if len(source) == 4 else _V6_ECHO_REQUEST
+    return _build(source, destination, (type_, 0), rest, body)
 
 
 def build_echo_reply(source: bytes, destination: bytes, rest: int, body: Buffer) -> bytes:
@@ -167,6 +198,14 @@ def build_port_unreachable(source: bytes, destination: bytes, packet: Buffer) ->
         else (_V6_UNREACHABLE, _V6_PORT_UNREACHABLE)
     )
     return _build(source, destination, type_and_code, 0, packet[:_MAX_QUOTE_SIZE])
+
+
+def build_packet_too_big(source: bytes, destination: bytes, packet: Buffer, mtu: int) -> bytes:
+    """What a router answers that carries ``mtu`` bytes at most."""
+    type_and_code = (
+        (_V4_UNREACHABLE, _V4_FRAGMENTATION_NEEDED) if len(source) == 4 else (_V6_TOO_BIG, 0)
+    )
+    return _build(source, destination, type_and_code, mtu, packet[:_MAX_QUOTE_SIZE])
 
 
 def _build(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ntmpatch.packet.stack import Stack, TcpConnection
+from ntmpatch.wire import icmp, ip
 from ntmpatch.wire.segments import cut
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ class Path:
     """Bytes a second; 0: unlimited."""
     queue_size: int = 64_000
     """Bytes that wait for the rate; more are dropped."""
+    mtu: int = 65_535
+    """Larger packets are dropped."""
+    tells: bool = False
+    """By Packet Too Big, in the destination's name."""
 
 
 class Program:
@@ -116,14 +121,17 @@ class Program:
 class StackSim:
     """Stacks ``a`` and ``b``; ``forth`` is the path from a to b."""
 
-    def __init__(self, seed: int = 0, *, mtu: int = 1376, verify: bool = False) -> None:
+    def __init__(
+        self, seed: int = 0, *, mtu: int = 1376, max_mtu: int | None = None, verify: bool = False
+    ) -> None:
         self.rng = random.Random(seed)
         self.now = 100.0
         self.verify = verify
         self.forth = Path()
         self.back = Path()
-        self.a = self._stack(A4, A6, mtu)
-        self.b = self._stack(B4, B6, mtu)
+        self._sizes = mtu, max_mtu
+        self.a = self._stack(A4, A6)
+        self.b = self._stack(B4, B6)
         self.wire: list[tuple[float, str, bytes]] = []
         """What was sent, by whom; kept while ``records`` is set."""
         self.records = False
@@ -133,9 +141,10 @@ class StackSim:
         self._count = 0
         self._scratch = memoryview(bytearray(1 << 18))
 
-    def _stack(self, ipv4: bytes, ipv6: bytes, mtu: int) -> Stack:
+    def _stack(self, ipv4: bytes, ipv6: bytes) -> Stack:
         rng = random.Random(self.rng.random())
-        stack = Stack(rng=rng, now=self.now, mtu=mtu, secret=rng.randbytes(16))
+        mtu, max_mtu = self._sizes
+        stack = Stack(rng=rng, now=self.now, mtu=mtu, max_mtu=max_mtu, secret=rng.randbytes(16))
         stack.add_address(ipv4)
         stack.add_address(ipv6)
         return stack
@@ -210,6 +219,14 @@ class StackSim:
         if self.records:
             self.wire.append((self.now, sender, packet))
         if rng.random() < path.loss:
+            return
+        if len(packet) > path.mtu:
+            if path.tells:
+                ends = ip.parse_untrusted(memoryview(packet))
+                flow = ends.destination, ends.source
+                error = icmp.build_packet_too_big(*flow, packet, path.mtu)
+                head = ip.build(*flow, icmp.protocol_of(flow[0]), len(error))
+                self._push(self.now + path.delay, "b" if sender == "a" else "a", head + error)
             return
         at = self.now
         if path.rate:

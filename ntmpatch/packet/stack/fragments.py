@@ -10,7 +10,7 @@ from ntmpatch.wire import ip
 from ntmpatch.wire.segments import SuperSegment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ntmpatch.base.drops import DropCounter
 
@@ -120,6 +120,27 @@ class Reassembler:
         for key in self._timers.pop_due(now):
             del self._partial[key]
             self._drops.drop(Drop.FRAGMENT_TIMEOUT)
+
+
+def packets(
+    source: bytes,
+    destination: bytes,
+    protocol: int,
+    payload: memoryview,
+    *,
+    mtu: int,
+    identify: Callable[[], int],
+) -> Iterator[SuperSegment]:
+    """One packet that carries ``payload``, checksum filled; in fragments if ``mtu`` asks for it.
+
+    ``identify`` gives the next identification.
+    """
+    overhead = ip.header_size(source)
+    if overhead + len(payload) <= mtu:
+        head = ip.build(source, destination, protocol, len(payload))
+        yield SuperSegment(destination, head, payload, max(1, len(payload)), overhead)
+        return
+    yield from fragment(source, destination, protocol, payload, mtu=mtu, identification=identify())
 
 
 def fragment(

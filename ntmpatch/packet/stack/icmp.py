@@ -3,31 +3,85 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ntmpatch.base.drops import Drop
 from ntmpatch.base.errors import UntrustedError
-from ntmpatch.wire import icmp, ip
-from ntmpatch.wire.segments import SuperSegment
+from ntmpatch.packet.stack.fragments import packets
+from ntmpatch.wire import icmp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from ntmpatch.base.drops import DropCounter
+    from ntmpatch.wire import ip
+    from ntmpatch.wire.segments import SuperSegment
 
 RATE = 1000.0
 BURST = 50.0
 
-ERRORS = {
-    icmp.Kind.PORT_UNREACHABLE: errno.ECONNREFUSED,
-    icmp.Kind.HOST_UNREACHABLE: errno.EHOSTUNREACH,
-    icmp.Kind.PROHIBITED: errno.EACCES,
-    icmp.Kind.TIME_EXCEEDED: errno.EHOSTUNREACH,
+UNREACHABLE_V4 = {
+    0: (errno.ENETUNREACH, False),
+    1: (errno.EHOSTUNREACH, False),
+    2: (errno.ENOPROTOOPT, True),
+    3: (errno.ECONNREFUSED, True),
+    4: (errno.EMSGSIZE, True),
+    5: (errno.EOPNOTSUPP, False),
+    6: (errno.ENETUNREACH, True),
+    7: (errno.EHOSTDOWN, True),
+    8: (errno.ENONET, True),
+    9: (errno.ENETUNREACH, True),
+    10: (errno.EHOSTUNREACH, True),
+    11: (errno.ENETUNREACH, False),
+    12: (errno.EHOSTUNREACH, False),
+    13: (errno.EHOSTUNREACH, True),
+    14: (errno.EHOSTUNREACH, True),
+    15: (errno.EHOSTUNREACH, True),
 }
+"""By code: the errno, and whether it is hard; as Linux's icmp_err_convert."""
+
+UNREACHABLE_V6 = {
+    0: (errno.ENETUNREACH, False),
+    1: (errno.EACCES, True),
+    2: (errno.EHOSTUNREACH, False),
+    3: (errno.EHOSTUNREACH, False),
+    4: (errno.ECONNREFUSED, True),
+    5: (errno.EACCES, True),
+    6: (errno.EACCES, True),
+}
+"""The same of ICMPv6: icmpv6_err_convert."""
+
+
+def errno_of(message: icmp.Message, *, is_ipv4: bool) -> tuple[int, bool] | None:
+    """The errno that Linux makes of an error, and whether it is hard; None: it is ignored."""
+    match message.kind:
+        case icmp.Kind.PORT_UNREACHABLE | icmp.Kind.UNREACHABLE:
+            return (UNREACHABLE_V4 if is_ipv4 else UNREACHABLE_V6).get(message.code)
+        case icmp.Kind.PACKET_TOO_BIG:
+            return errno.EMSGSIZE, True
+        case icmp.Kind.TIME_EXCEEDED:
+            return errno.EHOSTUNREACH, False
+        case icmp.Kind.PARAMETER_PROBLEM:
+            return errno.EPROTO, True
+        case _:
+            return None
+
+
+class IcmpUser(Protocol):
+    """Who acts on what ICMP tells."""
+
+    def icmp_error(self, quote: icmp.Quote, error: int, *, hard: bool) -> None:
+        """Our packet did not arrive: ``error`` is the errno for it."""
+
+    def packet_too_big(self, quote: icmp.Quote, mtu: int, now: float) -> None:
+        """Our packet was too large for a router that carries ``mtu`` bytes at most."""
+
+    def echo_reply(self, source: bytes, rest: int, body: memoryview, now: float) -> None:
+        """Somebody answered; perhaps a probe of ours."""
 
 
 class IcmpService:
-    """Answers echo requests, and turns errors into errnos for ``on_error(quote, errno)``."""
+    """Answers echo requests, and tells its ``user`` of errors and answers."""
 
     def __init__(
         self,
@@ -35,16 +89,22 @@ class IcmpService:
         now: float,
         drops: DropCounter,
         emit: Callable[[SuperSegment], None],
-        on_error: Callable[[icmp.Quote, int], None],
+        path_mtu: Callable[[bytes], int],
+        identify: Callable[[], int],
+        user: IcmpUser,
     ) -> None:
         self._drops = drops
         self._emit = emit
-        self._on_error = on_error
+        self._path_mtu = path_mtu
+        self._identify = identify
+        self._user = user
         self._tokens = BURST
         self._at = now
 
-    def arrive(self, packet: ip.Packet, now: float, *, verify: bool) -> None:
-        """Take one message."""
+    def arrive(
+        self, packet: ip.Packet, allowed: Container[bytes], now: float, *, verify: bool
+    ) -> None:
+        """Take one message of the peer that may use the addresses ``allowed``."""
         try:
             message = icmp.parse_untrusted(
                 packet.payload, packet.source, packet.destination, verify=verify
@@ -58,10 +118,31 @@ class IcmpService:
                     packet.destination, packet.source, message.rest, message.body
                 )
                 self._send(packet.destination, packet.source, reply)
-        elif message.quote is not None and message.kind in ERRORS:
-            self._on_error(message.quote, ERRORS[message.kind])
-        else:
+        elif message.kind is icmp.Kind.ECHO_REPLY:
+            self._user.echo_reply(packet.source, message.rest, message.body, now)
+        elif message.quote is not None:
+            self._error(message, message.quote, packet, allowed, now)
+
+    def _error(
+        self,
+        message: icmp.Message,
+        quote: icmp.Quote,
+        packet: ip.Packet,
+        allowed: Container[bytes],
+        now: float,
+    ) -> None:
+        # Only the peer that a packet went to can know what became of it: another one must not
+        # end or slow down its flows, however well it guesses their ports.
+        if quote.source != packet.destination or quote.destination not in allowed:
+            self._drops.drop(Drop.ICMP_FOREIGN_QUOTE)
+            return
+        if message.kind is icmp.Kind.PACKET_TOO_BIG:
+            self._user.packet_too_big(quote, message.rest, now)
+        outcome = errno_of(message, is_ipv4=len(packet.source) == 4)
+        if outcome is None:
             self._drops.drop(Drop.ICMP_UNKNOWN_TYPE)
+        else:
+            self._user.icmp_error(quote, outcome[0], hard=outcome[1])
 
     def port_unreachable(self, packet: ip.Packet, whole: memoryview, now: float) -> None:
         """Answer a datagram that nobody is bound for; ``whole`` is it from its IP header on."""
@@ -79,7 +160,13 @@ class IcmpService:
         return True
 
     def _send(self, source: bytes, destination: bytes, message: bytes) -> None:
-        protocol = ip.ICMP if len(source) == 4 else ip.ICMPV6
-        head = ip.build(source, destination, protocol, len(message))
-        body = memoryview(message)
-        self._emit(SuperSegment(destination, head, body, max(1, len(body)), ip.header_size(source)))
+        # An echo of a probe may be larger than what the way back is known to carry.
+        for each in packets(
+            source,
+            destination,
+            icmp.protocol_of(source),
+            memoryview(message),
+            mtu=self._path_mtu(destination),
+            identify=self._identify,
+        ):
+            self._emit(each)

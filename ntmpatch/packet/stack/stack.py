@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
+from itertools import count as counting
 from typing import TYPE_CHECKING
 
 from ntmpatch.base.drops import Drop, DropCounter
@@ -12,6 +13,8 @@ from ntmpatch.base.errors import UntrustedError
 from ntmpatch.packet.stack.fragments import Reassembler
 from ntmpatch.packet.stack.gro import extend_run
 from ntmpatch.packet.stack.icmp import IcmpService
+from ntmpatch.packet.stack.outcomes import Outcomes
+from ntmpatch.packet.stack.pathmtu import PathMtuService
 from ntmpatch.packet.stack.ports import os_error
 from ntmpatch.packet.stack.tcp.service import TcpService
 from ntmpatch.packet.stack.udp import UdpService
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from ntmpatch.packet.stack.tcp.connection import TcpConnection
     from ntmpatch.packet.stack.tcp.listener import TcpListener
     from ntmpatch.packet.stack.udp import UdpSocket
-    from ntmpatch.wire import icmp
 
 DEFAULT_MTU = 1376
 """Bytes of a packet: what every path of a tunnel carries in one datagram."""
@@ -37,9 +39,16 @@ MAX_QUEUED = 4096
 
 LOOPBACK_BATCH = 64
 
+BULK_SIZE = 4096
+"""Bytes of one super-segment, a few full segments: such traffic gains from larger packets."""
+
 
 class Stack:
-    """One node's stack. Addresses are packed: 4 or 16 bytes."""
+    """One node's stack. Addresses are packed: 4 or 16 bytes.
+
+    ``mtu`` is the size of the packets that a path begins with, ``max_mtu`` what whoever carries
+    them could take at most: path MTU discovery looks for the largest in between.
+    """
 
     def __init__(
         self,
@@ -47,6 +56,7 @@ class Stack:
         rng: random.Random,
         now: float,
         mtu: int = DEFAULT_MTU,
+        max_mtu: int | None = None,
         drops: DropCounter | None = None,
         secret: bytes | None = None,
     ) -> None:
@@ -56,20 +66,43 @@ class Stack:
         self._queue: deque[SuperSegment] = deque()
         self._loopback: deque[bytes] = deque()
         self._reassembler = Reassembler(self.drops)
+        secret = os.urandom(16) if secret is None else secret
+        self.paths = PathMtuService(
+            base=mtu,
+            limit=mtu if max_mtu is None else max_mtu,
+            secret=secret,
+            drops=self.drops,
+            emit=self._emit,
+            source_for=self.source_for,
+            is_own=self._addresses.__contains__,
+            changed=self._mtu_changed,
+        )
         self.tcp = TcpService(
             rng=rng,
-            secret=os.urandom(16) if secret is None else secret,
+            secret=secret,
             now=now,
-            mtu=mtu,
+            paths=self.paths,
             drops=self.drops,
             emit=self._emit,
             is_own=self._addresses.__contains__,
         )
+        identify = counting(rng.getrandbits(32)).__next__
         self.udp = UdpService(
-            rng=rng, mtu=mtu, drops=self.drops, emit=self._emit, source_for=self.source_for
+            rng=rng,
+            path_mtu=self.paths.mtu,
+            path_used=self.paths.used,
+            identify=identify,
+            drops=self.drops,
+            emit=self._emit,
+            source_for=self.source_for,
         )
         self._icmp = IcmpService(
-            now=now, drops=self.drops, emit=self._emit, on_error=self._icmp_error
+            now=now,
+            drops=self.drops,
+            emit=self._emit,
+            path_mtu=self.paths.mtu,
+            identify=identify,
+            user=Outcomes(tcp=self.tcp, udp=self.udp, paths=self.paths, drops=self.drops),
         )
         self._scratch = memoryview(bytearray(1 << 18))
 
@@ -201,7 +234,7 @@ class Stack:
                     continue
                 packet = assembled
             if packet.protocol != ip.TCP:
-                self._other(packet, whole, now, verify=verify)
+                self._other(packet, whole, allowed, now, verify=verify)
                 continue
             segment = self._segment(packet, verify=verify)
             if segment is None:
@@ -228,12 +261,20 @@ class Stack:
             self.drops.drop(error.drop)
             return None
 
-    def _other(self, packet: ip.Packet, whole: memoryview, now: float, *, verify: bool) -> None:
+    def _other(
+        self,
+        packet: ip.Packet,
+        whole: memoryview,
+        allowed: Container[bytes],
+        now: float,
+        *,
+        verify: bool,
+    ) -> None:
         if packet.protocol == ip.UDP:
             if not self.udp.arrive(packet, verify=verify):
                 self._icmp.port_unreachable(packet, whole, now)
         elif packet.protocol == (ip.ICMP if len(packet.source) == 4 else ip.ICMPV6):
-            self._icmp.arrive(packet, now, verify=verify)
+            self._icmp.arrive(packet, allowed, now, verify=verify)
         else:
             self.drops.drop(Drop.PACKET_UNKNOWN_PROTOCOL)
 
@@ -247,6 +288,8 @@ class Stack:
                 self._deliver_loopback(now)
                 continue
             if segment.destination not in self._addresses:
+                if len(segment.payload) >= BULK_SIZE and segment.packet_count > 1:
+                    self.paths.used(segment.destination, now)
                 return segment
             for packet in cut(segment, self._scratch, checksums=False):
                 self._loopback.append(bytes(packet))
@@ -260,20 +303,30 @@ class Stack:
 
     def poll_timeout(self) -> float | None:
         """When ``handle_timeout`` wants to be called."""
-        mine = self.tcp.timers.earliest()
-        theirs = self._reassembler.poll_timeout()
-        if mine is None or (theirs is not None and theirs < mine):
-            return theirs
-        return mine
+        instants = (
+            self.tcp.timers.earliest(),
+            self._reassembler.poll_timeout(),
+            self.paths.poll_timeout(),
+        )
+        return min((each for each in instants if each is not None), default=None)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
         self.tcp.handle_timeout(now)
         self._reassembler.handle_timeout(now)
+        self.paths.handle_timeout(now)
 
     def path_changed(self, remote: bytes, now: float) -> None:
         """The way to ``remote`` is another one: its connections go on at once."""
+        self.paths.forget(remote, now)
         self.tcp.path_changed(remote, now)
+
+    def path_mtu(self, remote: bytes) -> int:
+        """Bytes of the largest packet that is sent to ``remote``."""
+        return self.paths.mtu(remote)
+
+    def _mtu_changed(self, remote: bytes, mtu: int, now: float) -> None:
+        self.tcp.mtu_changed(remote, mtu, now)
 
     def host_unreachable(self, destination: bytes, now: float) -> None:
         """Nobody carries packets to ``destination``: connections being opened fail."""
@@ -285,13 +338,3 @@ class Stack:
             self.drops.drop(Drop.PACKET_QUEUE_FULL)
             return
         self._queue.append(segment)
-
-    def _icmp_error(self, quote: icmp.Quote, error: int) -> None:
-        local = (quote.source, quote.source_port)
-        remote = (quote.destination, quote.destination_port)
-        if quote.protocol == ip.TCP:
-            self.tcp.icmp_error((*local, *remote), quote.seq, error)
-        elif quote.protocol == ip.UDP:
-            self.udp.error(local, remote, error)
-        else:
-            self.drops.drop(Drop.ICMP_NO_FLOW)

@@ -50,8 +50,7 @@ class UdpSocket:
 
     def send_to(self, payload: bytes | memoryview, remote: tuple[bytes, int], now: float) -> None:
         """Send one datagram. OSError EMSGSIZE, EADDRNOTAVAIL."""
-        del now
-        self._service.send(self, payload, remote)
+        self._service.send(self, payload, remote, now)
 
     def connect(self, remote: tuple[bytes, int]) -> None:
         """Receive from ``remote`` only; fixes the local address."""
@@ -71,18 +70,21 @@ class UdpService:
         self,
         *,
         rng: random.Random,
-        mtu: int,
+        path_mtu: Callable[[bytes], int],
+        path_used: Callable[[bytes, float], None],
+        identify: Callable[[], int],
         drops: DropCounter,
         emit: Callable[[SuperSegment], None],
         source_for: Callable[[bytes], bytes],
     ) -> None:
-        self.mtu = mtu
         self.source_for = source_for
         self._rng = rng
         self._drops = drops
         self._emit = emit
         self._sockets: dict[tuple[int, int], list[UdpSocket]] = {}
-        self._identification = rng.getrandbits(32)
+        self._path_mtu = path_mtu
+        self._path_used = path_used
+        self._identify = identify
 
     def bind(
         self,
@@ -124,7 +126,7 @@ class UdpService:
             self._sockets.pop(key, None)
 
     def send(
-        self, socket: UdpSocket, payload: bytes | memoryview, remote: tuple[bytes, int]
+        self, socket: UdpSocket, payload: bytes | memoryview, remote: tuple[bytes, int], now: float
     ) -> None:
         """Build the datagram, in fragments if it is larger than the path's packets."""
         if len(payload) > udp.MAX_PAYLOAD_SIZE:
@@ -132,21 +134,22 @@ class UdpService:
         source = socket.address or self.source_for(remote[0])
         size = udp.HEADER_SIZE + len(payload)
         overhead = ip.header_size(source)
-        if overhead + size <= self.mtu:
+        mtu = self._path_mtu(remote[0])
+        if overhead + size <= mtu:
             head = ip.build(source, remote[0], ip.UDP, size)
             head += udp.build(socket.port, remote[1], len(payload))
             body = memoryview(bytes(payload))
             self._emit(SuperSegment(remote[0], head, body, max(1, len(body)), overhead))
             return
+        self._path_used(remote[0], now)
         datagram = udp.build_with_checksum((source, socket.port), remote, payload) + bytes(payload)
-        self._identification += 1
         for piece in fragment(
             source,
             remote[0],
             ip.UDP,
             memoryview(datagram),
-            mtu=self.mtu,
-            identification=self._identification,
+            mtu=mtu,
+            identification=self._identify(),
         ):
             self._emit(piece)
 
@@ -167,13 +170,22 @@ class UdpService:
         socket.handler.datagram(payload, remote, (packet.destination, port))
         return True
 
-    def error(self, local: tuple[bytes, int], remote: tuple[bytes, int], error: int) -> None:
-        """An ICMP error about a datagram of ours."""
+    def error(
+        self, local: tuple[bytes, int], remote: tuple[bytes, int], error: int, *, hard: bool
+    ) -> None:
+        """An ICMP error about a datagram of ours.
+
+        As Linux without IP_RECVERR: only a connected socket hears of it, and only if it is hard.
+        """
         socket = self._find(local[0], local[1], remote)
         if socket is None:
             self._drops.drop(Drop.ICMP_NO_FLOW)
-        else:
+        elif hard and socket.remote is not None:
             socket.handler.error(error, remote)
+
+    def has_sent(self, local: tuple[bytes, int], remote: tuple[bytes, int]) -> bool:
+        """Whether a socket of ours could have sent a datagram like that."""
+        return self._find(local[0], local[1], remote) is not None
 
     def _find(self, address: bytes, port: int, remote: tuple[bytes, int]) -> UdpSocket | None:
         """The most particular socket: connected before bound before wildcard; the latest first."""

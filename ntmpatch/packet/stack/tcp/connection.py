@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 DEFAULT_MSS = 536
 """RFC 9293 MUST-15, if the SYN says none; 1220 for IPv6."""
 DEFAULT_MSS_IPV6 = 1220
+MAX_MSS = 60000
+"""A segment fits a super-segment, whatever the path carries."""
 
 
 class Timer(enum.IntEnum):
@@ -174,8 +176,8 @@ class TcpConnection:
         # Options of the connection.
         self.mss = DEFAULT_MSS if len(local[0]) == 4 else DEFAULT_MSS_IPV6
         """Bytes of data in one full segment to send, options counted."""
-        self.peer_mss = self.mss
-        """What the far end's SYN said."""
+        self.peer_mss = 0
+        """What the far end's SYN allows; 0 before it has come."""
         self.timestamps = False
         self.sack = False
         self.ts_recent = 0
@@ -383,7 +385,8 @@ class TcpConnection:
     def set_path_mtu(self, path_mtu: int) -> None:
         """What the path carries: segments are the smaller of both ends' words, less our options."""
         ours = path_mtu - ip.header_size(self.local[0]) - 20
-        self.mss = max(64, min(ours, self.peer_mss) - (12 if self.timestamps else 0))
+        mss = min(ours, self.peer_mss) - (12 if self.timestamps else 0)
+        self.mss = max(64, min(mss, MAX_MSS))
         self.congestion.set_mss(self.mss)
 
     def fail(self, error: int) -> None:
@@ -400,7 +403,8 @@ class TcpConnection:
 
     def soft_error(self, error: int) -> None:
         """An ICMP error: final before the connection stands, else a hint (RFC 5461)."""
+        error = error or errno.EHOSTUNREACH
         if self.state is State.SYN_SENT:
-            self.fail(error if error else errno.EHOSTUNREACH)
+            self.fail(error)
         else:
             self.soft_errno = error

@@ -139,7 +139,7 @@ def take_syn(conn: TcpConnection, service: TcpService, seg: Segment, now: float)
         conn.ts_recent_at = now
     conn.sack = options.sack_permitted
     conn.peer_mss = options.mss or conn.mss
-    conn.set_path_mtu(service.mtu)
+    conn.set_path_mtu(service.paths.mtu(conn.remote[0]))
 
 
 def _syn_acknowledged(conn: TcpConnection, service: TcpService, seg: Segment, now: float) -> None:

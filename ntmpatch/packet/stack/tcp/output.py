@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ntmpatch.packet.stack.tcp.autotune import WINDOW_SCALE
 from ntmpatch.packet.stack.tcp.connection import TcpConnection, Timer
 from ntmpatch.packet.stack.tcp.states import State
-from ntmpatch.wire import ip, tcp
+from ntmpatch.wire import tcp
 
 if TYPE_CHECKING:
     from ntmpatch.packet.stack.tcp.service import TcpService
@@ -57,7 +57,7 @@ def _syn(conn: TcpConnection, service: TcpService, now: float) -> SuperSegment:
         stamps = (service.timestamp(now), conn.ts_recent if answering else 0)
     offers_scale = not answering or conn.rcv_scale > 0
     options = tcp.build_syn_options(
-        service.mtu - ip.header_size(conn.local[0]) - 20,
+        service.advertised_mss(conn.remote[0]),
         window_scale=WINDOW_SCALE if offers_scale else None,
         sack_permitted=conn.sack or not answering,
         timestamps=stamps,

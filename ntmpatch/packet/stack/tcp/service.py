@@ -16,7 +16,7 @@ from ntmpatch.packet.stack.tcp.input import segment_arrives, take_syn
 from ntmpatch.packet.stack.tcp.listener import TcpListener
 from ntmpatch.packet.stack.tcp.output import tail, transmit
 from ntmpatch.packet.stack.tcp.sendbuffer import RingPool
-from ntmpatch.packet.stack.tcp.states import SYNCHRONISED, State
+from ntmpatch.packet.stack.tcp.states import SENDING, SYNCHRONISED, State
 from ntmpatch.packet.stack.tcp.timeouts import (
     keepalive_timeout,
     path_changed,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from ntmpatch.base.drops import DropCounter
     from ntmpatch.packet.stack.handlers import TcpHandler
+    from ntmpatch.packet.stack.pathmtu import PathMtuService
     from ntmpatch.wire.tcp import Segment
 
 TIME_WAIT_TIMEOUT = 60.0
@@ -45,6 +46,11 @@ CHALLENGE_RATE = 100
 
 YOUNG_SIZE = 16 * 1460
 """Bytes after which acknowledgments are delayed: at first each helps the window to grow."""
+
+TCP_HEADER_SIZE = 20
+
+SUSPICIOUS_TIMEOUTS = 2
+"""In a row of full segments, until the path's MTU is in doubt (RFC 4821 section 7.7)."""
 
 _Flow = tuple[bytes, int, bytes, int]
 
@@ -60,12 +66,12 @@ class TcpService:
         rng: random.Random,
         secret: bytes,
         now: float,
-        mtu: int,
+        paths: PathMtuService,
         drops: DropCounter,
         emit: Callable[[SuperSegment], None],
         is_own: Callable[[bytes], bool],
     ) -> None:
-        self.mtu = mtu
+        self.paths = paths
         self.drops = drops
         self.timers: TimerQueue[tuple[TcpConnection, Timer]] = TimerQueue()
         self.budget = Budget()
@@ -206,6 +212,7 @@ class TcpService:
             match timer:
                 case Timer.RETRANSMIT:
                     retransmission_timeout(conn, self, now)
+                    self._suspect_path(conn, now)
                 case Timer.DELAYED_ACK:
                     conn.ack_due = True
                     self.wake(conn)
@@ -226,6 +233,31 @@ class TcpService:
             if conn.remote[0] == remote:
                 path_changed(conn, self, now)
 
+    def mtu_changed(self, remote: bytes, mtu: int, now: float) -> None:
+        """Packets to ``remote`` may have ``mtu`` bytes from now on."""
+        for conn in self.connections:
+            if conn.remote[0] == remote and conn.peer_mss:
+                before = conn.mss
+                conn.set_path_mtu(mtu)
+                # What is under way was too large: that is no congestion (RFC 8899 section 3), and
+                # it goes again at once in smaller pieces.
+                if conn.mss < before and conn.snd_una < conn.snd_nxt and not conn.done:
+                    path_changed(conn, self, now)
+
+    def advertised_mss(self, remote: bytes) -> int:
+        """Of our SYN: what could ever come in one segment; the path is the far end's to find."""
+        return self.paths.largest(remote) - ip.header_size(remote) - TCP_HEADER_SIZE
+
+    def _suspect_path(self, conn: TcpConnection, now: float) -> None:
+        """Full segments are lost again and again: perhaps the path carries only smaller ones."""
+        if (
+            conn.rtt.backoff >= SUSPICIOUS_TIMEOUTS
+            and conn.state in SENDING
+            and not conn.done
+            and conn.flight >= conn.mss
+        ):
+            self.paths.timed_out(conn.remote[0], self.paths.mtu(conn.remote[0]), now)
+
     def unreachable(self, remote: bytes, error: int) -> None:
         """Nobody carries packets to ``remote``."""
         for conn in self.connections:
@@ -234,12 +266,19 @@ class TcpService:
 
     def icmp_error(self, flow: _Flow, seq: int, error: int) -> None:
         """An ICMP error about a segment of ours; its sequence number must be under way."""
+        if self.is_under_way(flow, seq):
+            self._connections[flow].soft_error(error)
+
+    def is_under_way(self, flow: _Flow, seq: int) -> bool:
+        """Whether a segment may have been lost that ICMP quotes (RFC 5927 section 4.1)."""
         conn = self._connections.get(flow)
         if conn is None:
             self.drops.drop(Drop.ICMP_NO_FLOW)
-            return
-        if conn.snd_una <= conn.unwrap(seq, conn.snd_una) <= conn.snd_nxt:
-            conn.soft_error(error)
+            return False
+        if not conn.snd_una <= conn.unwrap(seq, conn.snd_una) <= conn.snd_nxt:
+            self.drops.drop(Drop.ICMP_NOT_UNDER_WAY)
+            return False
+        return True
 
     # --- what connections call --------------------------------------------------------------
 

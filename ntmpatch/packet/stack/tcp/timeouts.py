@@ -18,9 +18,6 @@ SYN_RETRIES = 6
 GIVE_UP_AFTER = 924.6
 """Seconds without an acknowledgment: what Linux's 15 retries amount to."""
 
-BLACK_HOLE_TIMEOUTS = 2
-"""After so many in a row the path is suspected to drop large packets (RFC 8899 section 4.3)."""
-
 
 def retransmission_timeout(conn: TcpConnection, service: TcpService, now: float) -> None:
     """RFC 6298 (5.4)-(5.7); with nothing under way it is the persist timer (RFC 9293 3.8.6.1)."""
