@@ -19,11 +19,31 @@ A6, B6 = bytes.fromhex("fd" + "00" * 14 + "01"), bytes.fromhex("fd" + "00" * 14 
 
 
 @dataclass
+class Burst:
+    """Gilbert and Elliott's channel: a good and a bad state, each packet may change it."""
+
+    begins: float
+    """Chance of a packet to find the channel turned bad."""
+    ends: float
+    loss: float = 0.7
+    """Share of packets that are lost while it is bad."""
+    is_bad: bool = False
+
+    def loses(self, rng: random.Random) -> bool:
+        """Whether the next packet is lost."""
+        if rng.random() < (self.ends if self.is_bad else self.begins):
+            self.is_bad = not self.is_bad
+        return self.is_bad and rng.random() < self.loss
+
+
+@dataclass
 class Path:
     """One direction of the network."""
 
     delay: float = 0.02
     loss: float = 0.0
+    burst: Burst | None = None
+    """Losses that come together."""
     duplicate: float = 0.0
     reorder: float = 0.0
     """Share of packets that are late by up to three delays."""
@@ -52,6 +72,8 @@ class Program:
         self.closes_at_end = False
         self.reads = True
         self.take_limit: int | None = None
+        self.trickle: int | None = None
+        """Takes so much at once, and comes back for more at once."""
         self.is_established = False
         self.eof = False
         self.errors: list[int] = []
@@ -70,6 +92,9 @@ class Program:
         data = b"".join(views)
         if self.take_limit is not None:
             data = data[: self.take_limit]
+        if self.trickle is not None and len(data) > self.trickle:
+            data = data[: self.trickle]
+            self.sim.soon(self.resume_if_reading)
         self.received += data
         return len(data)
 
@@ -111,6 +136,10 @@ class Program:
             self.ends_after_sending = False
             conn.shutdown_write(self.sim.now)
         self.close_if_done()
+
+    def resume_if_reading(self) -> None:
+        if self.reads:
+            self.resume()
 
     def resume(self) -> None:
         self.reads = True
@@ -218,7 +247,7 @@ class StackSim:
         rng = self.rng
         if self.records:
             self.wire.append((self.now, sender, packet))
-        if rng.random() < path.loss:
+        if rng.random() < path.loss or (path.burst is not None and path.burst.loses(rng)):
             return
         if len(packet) > path.mtu:
             if path.tells:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import random
 
 import pytest
+from stack_seeds import run_seed
 from stack_sim import StackSim
 
 SEEDS = int(os.environ.get("NTMPATCH_STACK_SEEDS", "150"))
@@ -31,15 +31,8 @@ def exchange(sim: StackSim, size: int, *, ipv6: bool = False) -> None:
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_every_byte_arrives_once_and_in_order(seed: int) -> None:
-    choose = random.Random(seed).choice
-    sim = StackSim(seed)
-    for path in (sim.forth, sim.back):
-        path.loss = choose([0.0, 0.01, 0.05, 0.15])
-        path.reorder = choose([0.0, 0.1, 0.3])
-        path.duplicate = choose([0.0, 0.05])
-        path.delay = choose([0.0005, 0.02, 0.1])
-        path.rate = choose([0.0, 0.0, 2e5, 1e6])
-    exchange(sim, choose([1, 1000, 40_000, 400_000]), ipv6=choose([True, False]))
+    """``tests/simulate.py`` plays more of them."""
+    run_seed(seed)
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ntmpatch.base.drops import Drop
 from ntmpatch.base.timers import TimerQueue
+from ntmpatch.packet.stack.pathmtu import MIN_MTU
 from ntmpatch.packet.stack.ports import addresses_overlap, choose_ephemeral, os_error
 from ntmpatch.packet.stack.tcp.autotune import WINDOW_SCALE, Budget
 from ntmpatch.packet.stack.tcp.connection import TcpConnection, Timer
@@ -16,7 +17,7 @@ from ntmpatch.packet.stack.tcp.input import segment_arrives, take_syn
 from ntmpatch.packet.stack.tcp.listener import TcpListener
 from ntmpatch.packet.stack.tcp.output import tail, transmit
 from ntmpatch.packet.stack.tcp.sendbuffer import RingPool
-from ntmpatch.packet.stack.tcp.states import SENDING, SYNCHRONISED, State
+from ntmpatch.packet.stack.tcp.states import SYNCHRONISED, State
 from ntmpatch.packet.stack.tcp.timeouts import (
     keepalive_timeout,
     path_changed,
@@ -249,12 +250,11 @@ class TcpService:
         return self.paths.largest(remote) - ip.header_size(remote) - TCP_HEADER_SIZE
 
     def _suspect_path(self, conn: TcpConnection, now: float) -> None:
-        """Full segments are lost again and again: perhaps the path carries only smaller ones."""
+        """Large segments are lost again and again: perhaps the path carries only smaller ones."""
         if (
             conn.rtt.backoff >= SUSPICIOUS_TIMEOUTS
-            and conn.state in SENDING
-            and not conn.done
-            and conn.flight >= conn.mss
+            and conn.state in SYNCHRONISED
+            and conn.flight > MIN_MTU - ip.header_size(conn.local[0]) - TCP_HEADER_SIZE
         ):
             self.paths.timed_out(conn.remote[0], self.paths.mtu(conn.remote[0]), now)
 
