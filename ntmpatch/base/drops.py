@@ -26,6 +26,7 @@ class Drop(StrEnum):
     TUNNEL_FORGED = "tunnel: data does not decrypt"
     TUNNEL_REPLAYED = "tunnel: data seen before or too old"
     TUNNEL_STAGED_OVERFLOW = "tunnel: too much waits for a handshake"
+    TUNNEL_TOO_BIG = "tunnel: datagram larger than the interface or the link carries"
     TUNNEL_PEER_SILENT = "tunnel: waited for a handshake in vain"
 
     # packets between tunnel and stack

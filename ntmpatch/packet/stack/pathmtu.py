@@ -288,6 +288,22 @@ class PathMtuService:
         if path.too_big(size, now):
             self._next(remote, path, now, before)
 
+    def refused(self, remote: bytes, size: int, now: float) -> None:
+        """A packet of ``size`` bytes did not even leave this host: as if its probes were lost."""
+        if size <= MIN_MTU or self._is_own(remote):
+            return
+        path = self._paths.get(remote) or self._add(remote, now)
+        before = path.mtu
+        if size == path.probed:
+            path.lost(now)
+        elif size <= path.mtu:
+            self._rest(path)
+            path.suspect()
+            path.lost(now)
+        else:
+            return  # made before the size in use became smaller
+        self._next(remote, path, now, before)
+
     def poll_timeout(self) -> float | None:
         """When ``handle_timeout`` wants to be called."""
         return self.timers.earliest()

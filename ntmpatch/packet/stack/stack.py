@@ -325,6 +325,11 @@ class Stack:
         """Bytes of the largest packet that is sent to ``remote``."""
         return self.paths.mtu(remote)
 
+    def packet_refused(self, segment: SuperSegment, now: float) -> None:
+        """Whoever carries packets to the destination cannot carry any of this size now."""
+        size = len(segment.header) + min(len(segment.payload), segment.segment_size)
+        self.paths.refused(segment.destination, size, now)
+
     def _mtu_changed(self, remote: bytes, mtu: int, now: float) -> None:
         self.tcp.mtu_changed(remote, mtu, now)
 
