@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from ntmpatch.base.drops import Drop
+from ntmpatch.base.errors import UntrustedError
 from ntmpatch.base.timers import TimerQueue
-from ntmpatch.wire import ip
+from ntmpatch.wire import icmp, ip
 from ntmpatch.wire.segments import SuperSegment
 
 if TYPE_CHECKING:
@@ -92,9 +93,25 @@ class Reassembler:
         if partial.received_size != partial.total_size:
             return None
         self._forget(key)
-        return ip.Packet(
+        whole = ip.Packet(
             packet.source, packet.destination, partial.protocol, memoryview(partial.data)
         )
+        if len(whole.source) == 16:
+            try:
+                ip.skip_extensions_untrusted(whole)
+            except UntrustedError as error:
+                self._drops.drop(error.drop)
+                return None
+        if whole.is_fragment:  # fragments of a fragment
+            self._drops.drop(Drop.PACKET_BAD_EXTENSION)
+            return None
+        return whole
+
+    @staticmethod
+    def quotable(packet: ip.Packet) -> memoryview:
+        """What an ICMP error quotes of a packet that was put together: it needs a header."""
+        header = ip.build(packet.source, packet.destination, packet.protocol, len(packet.payload))
+        return memoryview(header + packet.payload[: icmp.MAX_QUOTE_SIZE])
 
     def _begin(self, key: _Key, now: float) -> _Partial:
         source = key[0]

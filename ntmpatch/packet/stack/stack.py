@@ -18,7 +18,7 @@ from ntmpatch.packet.stack.pathmtu import PathMtuService
 from ntmpatch.packet.stack.ports import os_error
 from ntmpatch.packet.stack.tcp.service import TcpService
 from ntmpatch.packet.stack.udp import UdpService
-from ntmpatch.wire import icmp, ip, tcp
+from ntmpatch.wire import ip, tcp
 from ntmpatch.wire.checksum import is_valid
 from ntmpatch.wire.segments import SuperSegment, cut
 
@@ -231,10 +231,11 @@ class Stack:
                 self.drops.drop(Drop.PACKET_MULTICAST if is_group else Drop.PACKET_NOT_OURS)
                 continue
             if packet.is_fragment:
-                assembled = self._reassemble(packet, now)
+                assembled = self._reassembler.add(packet, now)
                 if assembled is None:
                     continue
-                packet, whole = assembled
+                packet = assembled
+                whole = self._reassembler.quotable(packet)
             if packet.protocol != ip.TCP:
                 self._other(packet, whole, allowed, now, verify=verify)
                 continue
@@ -252,23 +253,6 @@ class Stack:
                 flow = source + packet.destination
                 index = extend_run(segment, packets, index, flow, header)
             self.tcp.arrive(source, packet.destination, segment, now)
-
-    def _reassemble(self, fragment: ip.Packet, now: float) -> tuple[ip.Packet, memoryview] | None:
-        """The packet that this fragment completes, and what an ICMP error quotes of it."""
-        packet = self._reassembler.add(fragment, now)
-        if packet is None:
-            return None
-        try:
-            if len(packet.source) == 16:
-                ip.skip_extensions_untrusted(packet)
-        except UntrustedError as error:
-            self.drops.drop(error.drop)
-            return None
-        if packet.is_fragment:  # a packet of fragments, in fragments
-            self.drops.drop(Drop.PACKET_BAD_EXTENSION)
-            return None
-        header = ip.build(packet.source, packet.destination, packet.protocol, len(packet.payload))
-        return packet, memoryview(header + packet.payload[: icmp.MAX_QUOTE_SIZE])
 
     def _segment(self, packet: ip.Packet, *, verify: bool) -> tcp.Segment | None:
         if verify and not is_valid(packet.source + packet.destination, ip.TCP, packet.payload):

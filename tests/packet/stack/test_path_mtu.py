@@ -6,7 +6,7 @@ import pytest
 from stack_sim import A4, A6, B4, B6, Program, StackSim
 
 from ntmpatch.base.drops import Drop
-from ntmpatch.packet.stack.pathmtu import RAISE_INTERVAL
+from ntmpatch.packet.stack.pathsearch import RAISE_INTERVAL
 from ntmpatch.wire import icmp, ip, tcp
 
 LIMIT = 65_472
