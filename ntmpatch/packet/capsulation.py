@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ntmpatch.wire.relay import RELAY_HEADER_SIZE
 from ntmpatch.wire.segments import cut
+from ntmpatch.wire.wireguard import MIN_DATA_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +23,9 @@ MAX_BATCH_DATAGRAMS = 64
 
 MAX_BATCH_SIZE = 65507
 """The largest UDP payload over IPv4, and so the largest batch in one system call."""
+
+MAX_PACKET_SIZE = (MAX_BATCH_SIZE - MIN_DATA_SIZE - RELAY_HEADER_SIZE) & -16
+"""The largest inner packet that one datagram carries, padded, sealed, and through a relay."""
 
 _SCRATCH_SIZE = 1 << 18
 """Room for a super-segment of 64 KB at the smallest segment size that is still worth its header."""

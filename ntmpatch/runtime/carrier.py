@@ -13,6 +13,7 @@ from ntmpatch.base.addresses import Endpoint
 from ntmpatch.base.drops import Drop
 from ntmpatch.packet.capsulation import Capsulator
 from ntmpatch.runtime.alarm import Alarm
+from ntmpatch.runtime.streams import MAX_MESSAGE_SIZE
 from ntmpatch.runtime.udp import UdpPort
 from ntmpatch.wire.control import CONTROL_BYTE
 from ntmpatch.wire.relay import FRAME_DATA, RELAY_BYTE, RELAY_HEADER_SIZE
@@ -100,6 +101,7 @@ class Carrier:
                     on_idle=self.wake,
                     on_writable=self.wake,
                     gso=self._gso,
+                    drops=self.tunnel.drops,
                 )
                 for bind in binds
             )
@@ -156,30 +158,34 @@ class Carrier:
 
     def send_segment(
         self, peer: Peer[Path], segment: SuperSegment, now: float, *, checksums: bool
-    ) -> None:
-        """Fig. 4 (2), (3): encapsulate and send; without a session, stage and shake hands first."""
+    ) -> bool:
+        """Fig. 4 (2), (3): encapsulate and send; without a session, stage and shake hands first.
+
+        False if the packets are larger than the interface or the link carries.
+        """
         session = peer.session(now)
         path = peer.endpoint
         if session is None or path is None:
             for packet in self._capsulator.cut(segment, checksums=checksums):
                 peer.send(bytes(packet), now)
-            return
+            return True
         prefix = path.header if isinstance(path, RelayedEndpoint) else b""
         for batch, size in self._capsulator.encapsulate(
             segment, session, checksums=checksums, prefix=prefix
         ):
-            self._transmit_batch(path, batch, size)
+            if not self._transmit_batch(path, batch, size):
+                return False
         peer.note_sent(now)
+        return True
 
     def send_datagram(self, datagram: bytes | memoryview, destination: Endpoint) -> None:
         """Send one datagram that is no tunnel message of ours (relay frames, bindings)."""
         self.forward(datagram, len(datagram), destination)
 
-    def forward(self, batch: bytes | memoryview, segment_size: int, destination: Endpoint) -> None:
-        """Send a batch as it is."""
+    def forward(self, batch: bytes | memoryview, segment_size: int, destination: Endpoint) -> bool:
+        """Send a batch as it is; False if its datagrams are larger than the interface carries."""
         port = self._by_family.get(destination.is_ipv6)
-        if port is not None:
-            port.send(batch, segment_size, destination)
+        return port is None or port.send(batch, segment_size, destination)
 
     def wake(self) -> None:
         """Let every core run what is due and send what it has; safe to call from within itself."""
@@ -227,14 +233,17 @@ class Carrier:
             message = frame[RELAY_HEADER_SIZE:]
             self.receive(message, max(1, len(message)), path)
 
-    def _transmit_batch(self, path: Path, batch: memoryview, size: int) -> None:
+    def _transmit_batch(self, path: Path, batch: memoryview, size: int) -> bool:
         if isinstance(path, Endpoint):
-            self.forward(batch, size, path)
-        elif isinstance(path, RelayedEndpoint):
-            self.forward(batch, size, path.relay)
-        else:
-            for start in range(0, len(batch), size):
-                path.send(bytes(batch[start : start + size]))
+            return self.forward(batch, size, path)
+        if isinstance(path, RelayedEndpoint):
+            return self.forward(batch, size, path.relay)
+        if size > MAX_MESSAGE_SIZE:
+            self.tunnel.drops.drop(Drop.TUNNEL_TOO_BIG, -(-len(batch) // size))
+            return False
+        for start in range(0, len(batch), size):
+            path.send(bytes(batch[start : start + size]))
+        return True
 
     def _transmit_one(self, path: Path, message: bytes) -> None:
         if isinstance(path, Endpoint):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ntmpatch.base.drops import Drop
+from ntmpatch.packet.capsulation import MAX_PACKET_SIZE
 from ntmpatch.packet.stack import Stack
 
 if TYPE_CHECKING:
@@ -39,7 +40,11 @@ class PacketSide:
     def __init__(self, *, mtu: int, drops: DropCounter) -> None:
         self.drops = drops
         self.stack = Stack(
-            rng=random.Random(os.urandom(16)), now=time.monotonic(), mtu=mtu, drops=drops
+            rng=random.Random(os.urandom(16)),
+            now=time.monotonic(),
+            mtu=mtu,
+            max_mtu=MAX_PACKET_SIZE,
+            drops=drops,
         )
         self._by_address: dict[bytes, Route] = {}
         self._by_key: dict[bytes, Route] = {}
@@ -121,7 +126,8 @@ class PacketSide:
                 first_use = self._unused.pop(route.public_key, None)
                 if first_use is not None:
                     first_use()
-            carrier.send_segment(peer, segment, now, checksums=route.kernel)
+            if not carrier.send_segment(peer, segment, now, checksums=route.kernel):
+                stack.packet_refused(segment, now)
         return stack.poll_timeout()
 
     def path_changed(self, public_key: bytes, now: float) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from ntmpatch.base.addresses import Endpoint
+from ntmpatch.base.drops import Drop, DropCounter
 from ntmpatch.runtime.forking import disown, own
 
 if TYPE_CHECKING:
@@ -24,7 +25,16 @@ UDP_SEGMENT = 103  # linux/udp.h
 UDP_GRO = 104
 SO_RCVBUFFORCE = 33
 SO_SNDBUFFORCE = 32
+IP_MTU_DISCOVER = 10
+IPV6_MTU_DISCOVER = 23
+PMTUDISC_DONT = 0
+PMTUDISC_PROBE = 3
 IPV6_DONTFRAG = 62
+
+WHOLE_ABOVE = 1320
+"""Larger datagrams are never fragmented: the loss of one tells path MTU discovery. Smaller ones
+hold a packet of 1280 bytes or a control message, which every path has to carry, in fragments where
+it must (a packet's 1280, 32 of its seal, 8 of a relay's header)."""
 
 BUFFER_SIZE = 8 << 20
 """Asked for each direction; without CAP_NET_ADMIN the kernel gives what rmem_max allows."""
@@ -60,6 +70,7 @@ class UdpPort:
         on_idle: Callable[[], None],
         on_writable: Callable[[], None],
         gso: bool = True,
+        drops: DropCounter | None = None,
     ) -> None:
         family = _socket.AF_INET6 if bind.is_ipv6 else _socket.AF_INET
         self._socket = _socket.socket(family, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC, 0)
@@ -75,6 +86,8 @@ class UdpPort:
         _grow_buffers(self._socket)
         self._gso = gso and _option(self._socket, UDP_SEGMENT, 0)
         self._gro = gso and _option(self._socket, UDP_GRO, 1)
+        self._drops = DropCounter() if drops is None else drops
+        self._whole: bool | None = None
         self.local = Endpoint(*self._socket.getsockname()[:2])
         self._on_batch = on_batch
         self._on_idle = on_idle
@@ -103,26 +116,28 @@ class UdpPort:
         disown(self._socket)
         self._socket.close()
 
-    def send(self, batch: memoryview | bytes, segment_size: int, destination: Endpoint) -> None:
+    def send(self, batch: memoryview | bytes, segment_size: int, destination: Endpoint) -> bool:
         """Send ``batch`` as datagrams of ``segment_size`` bytes, the last one perhaps shorter.
 
         At most MAX_SEGMENTS datagrams and MAX_BATCH_SIZE bytes. A full send buffer queues a copy.
-        Errors that concern the path (unreachable, refused) are as good as a lost datagram.
+        Errors that concern the path (unreachable, refused) are as good as a lost datagram. False
+        if the interface does not carry datagrams of this size.
         """
         if self._queue:
             self._enqueue(batch, segment_size, destination)
-            return
+            return True
         try:
-            self._send_now(batch, segment_size, destination)
+            return self._send_now(batch, segment_size, destination)
         except BlockingIOError:
             self._enqueue(batch, segment_size, destination)
+            return True
 
     def _send_now(
         self, batch: memoryview | bytes, segment_size: int, destination: Endpoint
-    ) -> None:
+    ) -> bool:
+        self._keep_whole(min(segment_size, len(batch)) > WHOLE_ABOVE)
         if len(batch) <= segment_size:
-            self._sendto(batch, destination)
-            return
+            return self._sendto(batch, destination)
         if self._gso:
             control = [(_socket.SOL_UDP, UDP_SEGMENT, _segment_size.pack(segment_size))]
             try:
@@ -132,15 +147,19 @@ class UdpPort:
             except OSError as error:
                 # EINVAL: a segment does not fit the route's MTU; EIO: the device cannot checksum.
                 if error.errno not in (errno.EINVAL, errno.EIO, errno.EMSGSIZE):
-                    return
+                    return True
                 if error.errno == errno.EIO:
                     self._gso = False
             else:
-                return
+                return True
         for start in range(0, len(batch), segment_size):
-            self._sendto(batch[start : start + segment_size], destination)
+            if not self._sendto(batch[start : start + segment_size], destination):
+                # Those behind it are as large; one call for each would tell the same.
+                self._drops.drop(Drop.TUNNEL_TOO_BIG, (len(batch) - start - 1) // segment_size)
+                return False
+        return True
 
-    def _sendto(self, datagram: memoryview | bytes, destination: Endpoint) -> None:
+    def _sendto(self, datagram: memoryview | bytes, destination: Endpoint) -> bool:
         try:
             self._socket.sendto(datagram, destination)
         except BlockingIOError:
@@ -148,6 +167,23 @@ class UdpPort:
         except OSError as error:
             if error.errno == errno.EBADF:
                 raise
+            if error.errno == errno.EMSGSIZE:
+                self._drops.drop(Drop.TUNNEL_TOO_BIG)
+                return False
+        return True
+
+    def _keep_whole(self, whole: bool) -> None:
+        """Let the kernel and routers fragment what is sent next, or not."""
+        if whole is self._whole:
+            return
+        self._whole = whole
+        # PROBE: don't-fragment, and what the kernel heard of the path's MTU does not matter.
+        mode = PMTUDISC_PROBE if whole else PMTUDISC_DONT
+        if self.local.is_ipv6:
+            self._socket.setsockopt(_socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, mode)
+            self._socket.setsockopt(_socket.IPPROTO_IPV6, IPV6_DONTFRAG, whole)
+        else:
+            self._socket.setsockopt(_socket.IPPROTO_IP, IP_MTU_DISCOVER, mode)
 
     def _enqueue(self, batch: memoryview | bytes, segment_size: int, destination: Endpoint) -> None:
         if len(self._queue) >= MAX_QUEUED:

@@ -37,7 +37,7 @@ _V6_ECHO_REQUEST = 128
 _V6_ECHO_REPLY = 129
 _V6_PORT_UNREACHABLE = 4
 
-_MAX_QUOTE_SIZE = 548
+MAX_QUOTE_SIZE = 548
 """Of an offending packet: keeps an error within 576 bytes for IPv4 (RFC 1812 section 4.3.2.3)."""
 
 # Of the quoted packet's transport header: source port, destination port, and what follows them
@@ -166,18 +166,6 @@ def protocol_of(address: Buffer) -> int:
     return ip.ICMP if len(address) == 4 else ip.ICMPV6
 
 
-def is_error_untrusted(message: Buffer, source: bytes) -> bool:
-    """Whether this is an error, or of a type that may be one: no error answers it.
-
-    RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e.1).
-    """
-    if not message:
-        return True
-    if len(source) == 4:
-        return message[0] not in (_V4_ECHO_REPLY, _V4_ECHO_REQUEST)
-    return message[0] < 128
-
-
 def build_echo_request(source: bytes, destination: bytes, rest: int, body: Buffer) -> bytes:
     """A request; ``rest`` is its identifier and sequence number."""
     type_ = _V4_ECHO_REQUEST if len(source) == 4 else _V6_ECHO_REQUEST
@@ -197,7 +185,7 @@ def build_port_unreachable(source: bytes, destination: bytes, packet: Buffer) ->
         if len(source) == 4
         else (_V6_UNREACHABLE, _V6_PORT_UNREACHABLE)
     )
-    return _build(source, destination, type_and_code, 0, packet[:_MAX_QUOTE_SIZE])
+    return _build(source, destination, type_and_code, 0, packet[:MAX_QUOTE_SIZE])
 
 
 def build_packet_too_big(source: bytes, destination: bytes, packet: Buffer, mtu: int) -> bytes:
@@ -205,7 +193,7 @@ def build_packet_too_big(source: bytes, destination: bytes, packet: Buffer, mtu:
     type_and_code = (
         (_V4_UNREACHABLE, _V4_FRAGMENTATION_NEEDED) if len(source) == 4 else (_V6_TOO_BIG, 0)
     )
-    return _build(source, destination, type_and_code, mtu, packet[:_MAX_QUOTE_SIZE])
+    return _build(source, destination, type_and_code, mtu, packet[:MAX_QUOTE_SIZE])
 
 
 def _build(

@@ -42,10 +42,21 @@ _DONT_FRAGMENT = 0x4000
 _MORE_FRAGMENTS = 0x2000
 _OFFSET_MASK = 0x1FFF
 
-_SKIPPED_EXTENSIONS = frozenset({0, 60})
-"""Hop-by-hop and destination options: skipped when they ask for nothing that must be understood."""
+_RESERVED_FLAG = 0x8000
+
+_OPTION_END = 0
+_OPTION_NOTHING = 1
+_SOURCE_ROUTES = frozenset({131, 137})
+"""Loose and strict (RFC 791 section 3.1); dropped, as RFC 7126 sections 4.3 and 4.4 advise."""
+
+_HOP_BY_HOP = 0
+_ROUTING = 43
+_DESTINATION_OPTIONS = 60
 
 _MAX_EXTENSIONS = 4
+
+_LEAST_SIZES = {TCP: 20, UDP: 8, ICMPV6: 8}
+"""Of transport headers: what a first fragment has to hold of them (RFC 7112)."""
 
 
 @dataclass(slots=True)
@@ -92,6 +103,12 @@ def _parse_ipv4_untrusted(packet: memoryview) -> Packet:
         raise UntrustedError(Drop.PACKET_LENGTH)
     if ones_sum(packet[:header_size]) != 0:
         raise UntrustedError(Drop.PACKET_BAD_CHECKSUM)
+    # The TTL is for routers: a host takes whatever arrives (RFC 1122 section 3.2.1.7). So is DF,
+    # which fragments may carry when they are in turn not to be fragmented.
+    if fragment & _RESERVED_FLAG:
+        raise UntrustedError(Drop.PACKET_RESERVED_BIT)
+    if header_size > IPV4_HEADER_SIZE:
+        _check_options_untrusted(packet[IPV4_HEADER_SIZE:header_size])
     return Packet(
         source,
         destination,
@@ -103,6 +120,25 @@ def _parse_ipv4_untrusted(packet: memoryview) -> Packet:
     )
 
 
+def _check_options_untrusted(options: memoryview) -> None:
+    """Options are skipped (RFC 1122 section 3.2.1.8), but for those that route."""
+    position = 0
+    while position < len(options):
+        kind = options[position]
+        if kind == _OPTION_END:
+            return
+        if kind == _OPTION_NOTHING:
+            position += 1
+            continue
+        if kind in _SOURCE_ROUTES:
+            raise UntrustedError(Drop.PACKET_SOURCE_ROUTE)
+        if position + 1 >= len(options) or options[position + 1] < 2:
+            raise UntrustedError(Drop.PACKET_BAD_OPTION)
+        position += options[position + 1]
+    if position != len(options):
+        raise UntrustedError(Drop.PACKET_BAD_OPTION)
+
+
 def _parse_ipv6_untrusted(packet: memoryview) -> Packet:
     if len(packet) < IPV6_HEADER_SIZE:
         raise UntrustedError(Drop.PACKET_RUNT)
@@ -111,24 +147,73 @@ def _parse_ipv6_untrusted(packet: memoryview) -> Packet:
     if end > len(packet):
         raise UntrustedError(Drop.PACKET_LENGTH)
     parsed = Packet(source, destination, protocol, packet[IPV6_HEADER_SIZE:end])
+    if parsed.protocol == _HOP_BY_HOP:  # nowhere but here (RFC 8200 section 4.1)
+        _skip_options_untrusted(parsed)
+    skip_extensions_untrusted(parsed)
+    return parsed
+
+
+def skip_extensions_untrusted(parsed: Packet) -> None:
+    """Take off the extension headers that the payload of an IPv6 packet begins with.
+
+    It stops behind a fragment header, but for that of an atomic fragment, which is a whole packet
+    (RFC 6946). The same has to be done with what was reassembled.
+    """
+    was_fragment = False
     for _ in range(_MAX_EXTENSIONS):
         if parsed.protocol == FRAGMENT:
-            if len(parsed.payload) < FRAGMENT_HEADER_SIZE:
-                raise UntrustedError(Drop.PACKET_LENGTH)
+            if was_fragment or len(parsed.payload) < FRAGMENT_HEADER_SIZE:
+                raise UntrustedError(Drop.PACKET_BAD_EXTENSION)
+            was_fragment = True
+            # The reserved bits are ignored on reception (RFC 8200 section 4.5).
             parsed.protocol, _, fragment, parsed.identification = _FRAGMENT.unpack_from(
                 parsed.payload
             )
             parsed.payload = parsed.payload[FRAGMENT_HEADER_SIZE:]
             parsed.fragment_offset = fragment & 0xFFF8
             parsed.more_fragments = bool(fragment & 1)
-            # What is behind an atomic fragment (RFC 6946) may be read on.
             if parsed.is_fragment:
-                return parsed
-        elif parsed.protocol in _SKIPPED_EXTENSIONS:
+                if not parsed.fragment_offset:
+                    _check_header_chain_untrusted(parsed)
+                return
+        elif parsed.protocol == _DESTINATION_OPTIONS:
             _skip_options_untrusted(parsed)
+        elif parsed.protocol == _ROUTING:
+            _skip_routing_untrusted(parsed)
+        elif parsed.protocol == _HOP_BY_HOP:
+            break
         else:
-            return parsed
+            return
     raise UntrustedError(Drop.PACKET_BAD_EXTENSION)
+
+
+def _check_header_chain_untrusted(first: Packet) -> None:
+    """RFC 7112: the first fragment holds every header, so that who filters sees them."""
+    chain = Packet(first.source, first.destination, first.protocol, first.payload)
+    try:
+        skip_extensions_untrusted(chain)
+    except UntrustedError as error:
+        if error.drop is Drop.PACKET_LENGTH:
+            raise UntrustedError(Drop.FRAGMENT_TINY) from None
+        raise
+    if chain.protocol == FRAGMENT or chain.is_fragment:
+        raise UntrustedError(Drop.PACKET_BAD_EXTENSION)
+    if len(chain.payload) < _LEAST_SIZES.get(chain.protocol, 0):
+        raise UntrustedError(Drop.FRAGMENT_TINY)
+
+
+def _skip_routing_untrusted(parsed: Packet) -> None:
+    """A routing header that has come to its end is skipped, whatever its type.
+
+    Any other asks to be sent on, which no host does (RFC 8200 section 4.4, RFC 5095).
+    """
+    payload = parsed.payload
+    if len(payload) < 8 or len(payload) < (size := (payload[1] + 1) * 8):
+        raise UntrustedError(Drop.PACKET_LENGTH)
+    if payload[3]:
+        raise UntrustedError(Drop.PACKET_SOURCE_ROUTE)
+    parsed.protocol = payload[0]
+    parsed.payload = payload[size:]
 
 
 def _skip_options_untrusted(parsed: Packet) -> None:
@@ -225,6 +310,21 @@ def build_fragment(
         protocol, 0, fragment_offset | more_fragments, identification & 0xFFFFFFFF
     )
     return header
+
+
+def is_host_address(address: bytes) -> bool:
+    """Whether a packet can have come from there: not from a group, loopback or nowhere."""
+    if len(address) == 4:
+        # RFC 1122 section 3.2.1.3: this network, loopback, groups, reserved and broadcast
+        return address[0] not in (0, 127) and address[0] < 224
+    return address[0] != 0xFF and address[:15] != bytes(15)
+
+
+def is_group_address(address: bytes) -> bool:
+    """Whether packets to it are for more than one host."""
+    if len(address) == 4:
+        return address[0] >> 4 == 14 or address == b"\xff\xff\xff\xff"
+    return address[0] == 0xFF
 
 
 def header_size(address: Buffer) -> int:

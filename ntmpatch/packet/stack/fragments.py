@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from ntmpatch.base.drops import Drop
+from ntmpatch.base.errors import UntrustedError
 from ntmpatch.base.timers import TimerQueue
-from ntmpatch.wire import ip
+from ntmpatch.wire import icmp, ip
 from ntmpatch.wire.segments import SuperSegment
 
 if TYPE_CHECKING:
@@ -17,31 +18,33 @@ if TYPE_CHECKING:
 REASSEMBLY_TIMEOUT = 60.0
 """RFC 8200 section 4.5."""
 
-MAX_REASSEMBLIES = 64
-"""Ours: 64 packets of 64 KB under way at most, the oldest gives way."""
+MAX_REASSEMBLIES = 256
+"""Ours: 256 packets of 64 KB under way at most; the source with the most of them gives way."""
+
+MAX_REASSEMBLIES_PER_SOURCE = 32
+"""Beyond, a source's oldest gives way to its newest: no peer can drive out another's."""
 
 _MAX_FRAGMENTS = 512
 """Of one packet, so that small ones cannot multiply the bookkeeping."""
 
 _Key: TypeAlias = tuple[bytes, bytes, int, int]
+"""Source, destination, protocol (RFC 791), identification. IPv6 does not count the protocol
+(RFC 8200 section 4.5): there it is 0."""
 
 
 class _Partial:
     """A packet of which some fragments have come."""
 
-    __slots__ = ("data", "pieces", "total_size")
+    __slots__ = ("data", "pieces", "protocol", "received_size", "total_size")
 
     def __init__(self) -> None:
         self.data = bytearray()
         self.pieces: dict[int, int] = {}
         """Offset to end."""
+        self.received_size = 0
         self.total_size: int | None = None
-
-    @property
-    def is_complete(self) -> bool:
-        return self.total_size is not None and self.total_size == sum(
-            end - start for start, end in self.pieces.items()
-        )
+        self.protocol = 0
+        """As the first fragment says."""
 
 
 class Reassembler:
@@ -49,22 +52,26 @@ class Reassembler:
 
     def __init__(self, drops: DropCounter) -> None:
         self._drops = drops
-        self._partial: dict[_Key, _Partial] = {}
+        self._by_source: dict[bytes, dict[_Key, _Partial]] = {}
+        self._count = 0
         self._timers: TimerQueue[_Key] = TimerQueue()
 
     def add(self, packet: ip.Packet, now: float) -> ip.Packet | None:
         """Take a fragment; the whole packet, when it was the last that was missing."""
         start = packet.fragment_offset
         end = start + len(packet.payload)
+        # IPv4's length field counts the header, that of IPv6 does not.
+        header_size = ip.IPV4_HEADER_SIZE if len(packet.source) == 4 else 0
         if (
-            end > ip.MAX_PACKET_SIZE
+            header_size + end > ip.MAX_PACKET_SIZE
             or start == end
             or (packet.more_fragments and len(packet.payload) % 8)
         ):
             self._drops.drop(Drop.FRAGMENT_MALFORMED)
             return None
-        key = (packet.source, packet.destination, packet.protocol, packet.identification)
-        partial = self._partial.get(key)
+        protocol = packet.protocol if len(packet.source) == 4 else 0
+        key = (packet.source, packet.destination, protocol, packet.identification)
+        partial = self._by_source.get(packet.source, {}).get(key)
         if partial is None:
             partial = self._begin(key, now)
         if partial.pieces.get(start) == end:
@@ -75,25 +82,53 @@ class Reassembler:
             self._drops.drop(Drop.FRAGMENT_OVERLAP)
             return None
         partial.pieces[start] = end
+        partial.received_size += end - start
+        if not start:
+            partial.protocol = packet.protocol
         if len(partial.data) < end:
             partial.data += bytes(end - len(partial.data))
         partial.data[start:end] = packet.payload
         if not packet.more_fragments:
             partial.total_size = end
-        if not partial.is_complete:
+        if partial.received_size != partial.total_size:
             return None
         self._forget(key)
-        return ip.Packet(
-            packet.source, packet.destination, packet.protocol, memoryview(partial.data)
+        whole = ip.Packet(
+            packet.source, packet.destination, partial.protocol, memoryview(partial.data)
         )
+        if len(whole.source) == 16:
+            try:
+                ip.skip_extensions_untrusted(whole)
+            except UntrustedError as error:
+                self._drops.drop(error.drop)
+                return None
+        if whole.is_fragment:  # fragments of a fragment
+            self._drops.drop(Drop.PACKET_BAD_EXTENSION)
+            return None
+        return whole
+
+    @staticmethod
+    def quotable(packet: ip.Packet) -> memoryview:
+        """What an ICMP error quotes of a packet that was put together: it needs a header."""
+        header = ip.build(packet.source, packet.destination, packet.protocol, len(packet.payload))
+        return memoryview(header + packet.payload[: icmp.MAX_QUOTE_SIZE])
 
     def _begin(self, key: _Key, now: float) -> _Partial:
-        if len(self._partial) >= MAX_REASSEMBLIES:
-            self._forget(next(iter(self._partial)))
-            self._drops.drop(Drop.FRAGMENT_TOO_MANY)
-        partial = self._partial[key] = _Partial()
+        source = key[0]
+        mine = self._by_source.get(source, {})
+        if len(mine) >= MAX_REASSEMBLIES_PER_SOURCE:
+            self._give_way(source)
+        elif self._count >= MAX_REASSEMBLIES:
+            most = max(self._by_source, key=lambda each: len(self._by_source[each]))
+            self._give_way(most)
+        partial = self._by_source.setdefault(source, {})[key] = _Partial()
+        self._count += 1
         self._timers.arm(key, now + REASSEMBLY_TIMEOUT)
         return partial
+
+    def _give_way(self, source: bytes) -> None:
+        self._forget(next(iter(self._by_source[source])))
+        self._drops.drop(Drop.FRAGMENT_TOO_MANY)
 
     def _fits(self, partial: _Partial, start: int, end: int, *, last: bool) -> bool:
         total_size = partial.total_size
@@ -108,8 +143,12 @@ class Reassembler:
         return all(end <= other or stop <= start for other, stop in partial.pieces.items())
 
     def _forget(self, key: _Key) -> None:
-        del self._partial[key]
         self._timers.cancel(key)
+        mine = self._by_source[key[0]]
+        del mine[key]
+        self._count -= 1
+        if not mine:
+            del self._by_source[key[0]]
 
     def poll_timeout(self) -> float | None:
         """When the oldest packet is given up."""
@@ -118,7 +157,7 @@ class Reassembler:
     def handle_timeout(self, now: float) -> None:
         """Give up what was not completed in time."""
         for key in self._timers.pop_due(now):
-            del self._partial[key]
+            self._forget(key)
             self._drops.drop(Drop.FRAGMENT_TIMEOUT)
 
 

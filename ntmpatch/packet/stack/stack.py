@@ -223,16 +223,19 @@ class Stack:
                 continue
             source = packet.source
             if source not in allowed:
-                self.drops.drop(Drop.PACKET_WRONG_SOURCE)
+                is_host = ip.is_host_address(source)
+                self.drops.drop(Drop.PACKET_WRONG_SOURCE if is_host else Drop.PACKET_BAD_SOURCE)
                 continue
             if packet.destination not in self._addresses:
-                self.drops.drop(Drop.PACKET_NOT_OURS)
+                is_group = ip.is_group_address(packet.destination)
+                self.drops.drop(Drop.PACKET_MULTICAST if is_group else Drop.PACKET_NOT_OURS)
                 continue
             if packet.is_fragment:
                 assembled = self._reassembler.add(packet, now)
                 if assembled is None:
                     continue
                 packet = assembled
+                whole = self._reassembler.quotable(packet)
             if packet.protocol != ip.TCP:
                 self._other(packet, whole, allowed, now, verify=verify)
                 continue
@@ -324,6 +327,11 @@ class Stack:
     def path_mtu(self, remote: bytes) -> int:
         """Bytes of the largest packet that is sent to ``remote``."""
         return self.paths.mtu(remote)
+
+    def packet_refused(self, segment: SuperSegment, now: float) -> None:
+        """Whoever carries packets to the destination cannot carry any of this size now."""
+        size = len(segment.header) + min(len(segment.payload), segment.segment_size)
+        self.paths.refused(segment.destination, size, now)
 
     def _mtu_changed(self, remote: bytes, mtu: int, now: float) -> None:
         self.tcp.mtu_changed(remote, mtu, now)
