@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ntmpatch.base.drops import Drop
 from ntmpatch.base.timers import TimerQueue
-from ntmpatch.packet.stack.pathmtu import MIN_MTU
+from ntmpatch.packet.stack.pathsearch import MIN_MTU
 from ntmpatch.packet.stack.ports import addresses_overlap, choose_ephemeral, os_error
 from ntmpatch.packet.stack.tcp.autotune import WINDOW_SCALE, Budget
 from ntmpatch.packet.stack.tcp.connection import TcpConnection, Timer
