@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 PAWS_IDLE_LIMIT = 24 * 86400.0
 """RFC 7323 section 5.5: a timestamp that old says nothing any more."""
 
+MAX_LATENESS = 1200
+"""Ticks of a timestamp clock, of a millisecond with most."""
+
 _MAX_ECHO_AGE = 60_000
 """Milliseconds; an older echo tells of an idle sender, not of the path."""
 
@@ -34,7 +37,7 @@ def segment_arrives(conn: TcpConnection, service: TcpService, seg: Segment, now:
         return
     seq = conn.unwrap(seg.seq, conn.rcv_nxt)
     size = seg.size + bool(seg.flags & tcp.SYN) + bool(seg.flags & tcp.FIN)
-    if not _is_recent(conn, seg, now):
+    if not _is_recent(conn, seg, now) and not _is_late_ack(conn, seg, seq):
         service.drops.drop(Drop.TCP_PAWS)
         if not seg.flags & tcp.RST:
             _acknowledge_now(conn, service)
@@ -165,10 +168,30 @@ def _is_recent(conn: TcpConnection, seg: Segment, now: float) -> bool:
     return now - conn.ts_recent_at > PAWS_IDLE_LIMIT
 
 
+def _is_late_ack(conn: TcpConnection, seg: Segment, seq: int) -> bool:
+    """Whether PAWS may let an ACK pass that another has overtaken, as Linux does.
+
+    It may tell by SACK what no other does, and can do no harm.
+    """
+    stamp = seg.options.timestamp
+    return (
+        stamp is not None
+        and not seg.size
+        and not seg.flags & (tcp.SYN | tcp.FIN)
+        and seq == conn.rcv_nxt
+        and (conn.ts_recent - stamp) & 0xFFFFFFFF < MAX_LATENESS
+    )
+
+
 def _remember_timestamp(conn: TcpConnection, seg: Segment, seq: int, now: float) -> None:
     """RFC 7323 section 4.3."""
     stamp = seg.options.timestamp
-    if conn.timestamps and stamp is not None and seq <= conn.rcv_nxt:
+    if (
+        conn.timestamps
+        and stamp is not None
+        and seq <= conn.rcv_nxt
+        and (stamp - conn.ts_recent) & 0xFFFFFFFF < 0x80000000
+    ):
         conn.ts_recent = stamp
         conn.ts_recent_at = now
 
