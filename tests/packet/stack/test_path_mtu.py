@@ -95,6 +95,20 @@ def test_a_path_without_bulk_traffic_is_not_probed() -> None:
     assert all(packet[9] == ip.TCP for _, _, packet in sim.wire)
 
 
+def test_a_search_rests_while_the_path_is_idle() -> None:
+    sim = network(1440, delay=1.0)
+    client, server = sim.connect()
+    transfer(sim, client, server, 100_000, 60)
+    sim.run(12)
+    idle_since = sim.now
+    sim.run(200)
+    assert all(at < idle_since for at, _, _ in sim.wire)
+    assert sim.a.paths.poll_timeout() is None
+    for _ in range(20):
+        transfer(sim, client, server, 50_000, 10)
+    assert sim.a.path_mtu(B4) == 1440
+
+
 @pytest.mark.parametrize("tells", [False, True], ids=["silent", "told"])
 @pytest.mark.parametrize(("before", "after"), [(1440, 1400), (1440, 1290), (65_535, 1400)])
 def test_a_path_that_shrinks_costs_little_time(before: int, after: int, tells: bool) -> None:
@@ -104,7 +118,7 @@ def test_a_path_that_shrinks_costs_little_time(before: int, after: int, tells: b
     sim.run(1)
     assert sim.a.path_mtu(B4) > after
     sim.forth.mtu = sim.back.mtu = after
-    transfer(sim, client, server, 400_000, 1.0 if tells else 8.0)
+    transfer(sim, client, server, 400_000, 0.3 if tells else 2.5)
     assert 1280 <= sim.a.path_mtu(B4) <= after
     sim.forth.mtu = sim.back.mtu = before
     sim.run(RAISE_INTERVAL)
@@ -162,6 +176,8 @@ def test_another_path_is_searched_anew() -> None:
     sim.a.path_changed(B4, sim.now)
     sim.b.path_changed(A4, sim.now)
     assert sim.a.path_mtu(B4) == 1376
+    assert client.conn is not None
+    assert client.conn.mss == 1376 - 52
     transfer(sim, client, server, 400_000, 1)
     sim.run(3)
     assert sim.a.path_mtu(B4) == 1408
