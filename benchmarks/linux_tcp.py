@@ -89,7 +89,7 @@ def shares(path: dict[str, float], duration: float, seed: int) -> tuple[float, f
         {
             "seed": seed,
             "limit": duration + 60,
-            "ours": [pour | {"port": 5000, "after": 0.5}],
+            "ours": [pour | {"port": 5000}],
             "linux": [
                 {"listen": True, "port": 5000, "host": 1},
                 {"listen": True, "port": 5001, "host": 1},
@@ -122,10 +122,8 @@ def main() -> None:
     print(f"20 Mbit/s, 50 ms shared by one flow of each, {3 * options.duration:g} s")
     for seed in range(options.runs):
         ours, theirs = shares(fair, 3 * options.duration, seed)
-        print(
-            f"  ours {ours:6.2f}  Linux CUBIC {theirs:6.2f}  our share {ours / (ours + theirs):.0%}",
-            flush=True,
-        )
+        share = ours / (ours + theirs)
+        print(f"  ours {ours:6.2f}  Linux CUBIC {theirs:6.2f}  our share {share:.0%}", flush=True)
 
 
 if __name__ == "__main__":

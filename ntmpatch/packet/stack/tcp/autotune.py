@@ -6,8 +6,15 @@ in one round trip, the next may need twice.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ntmpatch.packet.stack.tcp.rto import RttEstimator
+
 INITIAL_SIZE = 256 << 10
 """Bytes of either buffer at first."""
+EASY_SIZE = 1 << 20
+"""Up to here a buffer grows by what was sent or taken; beyond, by the length of the path."""
 MAX_SIZE = 64 << 20
 """200 ms at 1 Gbit/s are 25 MB under way, and as much again while a loss is repaired."""
 NODE_LIMIT = 256 << 20
@@ -18,6 +25,15 @@ WINDOW_SCALE = 11
 
 MIN_RTT = 0.001
 """Below it the clock of the timestamps sees nothing."""
+
+
+def without_queue(min_rtt: float, rtt: float) -> float:
+    """The share of what is under way that the path itself holds, times two, at most one.
+
+    The rest stands in queues, and larger buffers would only make them longer: on a path without
+    length (two nodes of one machine) windows of megabytes cost the processor its cache.
+    """
+    return min(1.0, 2 * max(min_rtt, MIN_RTT) / max(rtt, MIN_RTT))
 
 
 class Budget:
@@ -65,18 +81,21 @@ class ReceiveSpace:
         """A full segment echoes a timestamp that we sent ``elapsed`` seconds ago."""
         self.rtt += (max(elapsed, MIN_RTT) - self.rtt) / 8 if self.rtt else max(elapsed, MIN_RTT)
 
-    def taken(self, size: int, srtt: float | None, budget: Budget, now: float) -> None:
+    def taken(self, size: int, path: RttEstimator, budget: Budget, now: float) -> None:
         """The program took ``size`` bytes."""
         self._taken += size
         elapsed = now - self._began_at
-        if elapsed < (self.rtt or srtt or 0.1):
+        rtt = self.rtt or path.srtt or 0.1
+        if elapsed < rtt:
             return
         taken, last = self._taken, self._last_taken
-        if 2 * taken > self.size and elapsed < 4 * (self.rtt or srtt or 0.1):
+        if 2 * taken > self.size and elapsed < 4 * rtt:
             wanted = 2 * taken
             if taken > last:
                 # The sender is speeding up: leave room for as much again.
                 wanted += min(2 * taken, 2 * taken * (taken - last) // max(last, 1))
+            if wanted > EASY_SIZE:
+                wanted = max(EASY_SIZE, int(wanted * without_queue(path.min_rtt, rtt)))
             self.size = budget.grow(self.size, wanted)
         self._last_taken = taken
         self._taken = 0

@@ -10,7 +10,12 @@ import enum
 import errno
 from typing import TYPE_CHECKING
 
-from ntmpatch.packet.stack.tcp.autotune import INITIAL_SIZE, ReceiveSpace
+from ntmpatch.packet.stack.tcp.autotune import (
+    EASY_SIZE,
+    INITIAL_SIZE,
+    ReceiveSpace,
+    without_queue,
+)
 from ntmpatch.packet.stack.tcp.congestion import Cubic
 from ntmpatch.packet.stack.tcp.episode import Episode
 from ntmpatch.packet.stack.tcp.rack import Rack
@@ -235,12 +240,18 @@ class TcpConnection:
         return space
 
     def _grow_send_buffer(self) -> bool:
-        """The buffer is full: it may hold twice what the congestion window lets be under way."""
+        """The buffer is full: it may hold twice what the congestion window lets be under way.
+
+        Past ``EASY_SIZE`` only as far as that is for the length of the path, not for a queue.
+        """
         buffer = self.send_buffer
         if buffer.capacity < INITIAL_SIZE:
             buffer.grow(INITIAL_SIZE)
             return True
-        if buffer.capacity >= 2 * self.congestion.cwnd:
+        wanted = 2 * self.congestion.cwnd
+        if buffer.capacity >= EASY_SIZE and self.rtt.srtt:
+            wanted = int(wanted * without_queue(self.rtt.min_rtt, self.rtt.srtt))
+        if buffer.capacity >= wanted:
             return False
         capacity = self.service.budget.grow(buffer.capacity, 2 * buffer.capacity)
         if capacity == buffer.capacity:

@@ -42,6 +42,9 @@ class HyStart:
                 self._judge()
         if una < self._round_end:
             return False
+        if self._samples < SAMPLES:
+            # One acknowledgment may be for dozens of segments, and a round of few of them.
+            self._judge()
         self._round_end = nxt
         self._last_round_min = self._round_min
         self._round_min = float("inf")
@@ -58,7 +61,7 @@ class HyStart:
                 self.conservative = False
                 self._baseline = float("inf")
             return
-        if self._last_round_min == float("inf"):
+        if self._last_round_min == float("inf") or not self._samples:
             return
         threshold = self._last_round_min / RTT_DIVISOR
         threshold = max(MIN_RTT_THRESHOLD, min(threshold, MAX_RTT_THRESHOLD))

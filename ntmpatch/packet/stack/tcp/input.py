@@ -346,7 +346,7 @@ def _in_order(
         views = [*pieces, *(memoryview(piece) for piece in more)]
     if conn.waiting is None and conn.handler is not None:
         taken = conn.handler.deliver(views)
-        conn.receive_space.taken(taken, conn.rtt.srtt, service.budget, now)
+        conn.receive_space.taken(taken, conn.rtt, service.budget, now)
         views = _skip(views, taken)
     if views and not conn.done:
         if conn.waiting is None:

@@ -351,7 +351,7 @@ class TcpService:
         conn.waiting_size -= taken
         self.budget.held -= taken
         if taken:
-            conn.receive_space.taken(taken, conn.rtt.srtt, self.budget, now)
+            conn.receive_space.taken(taken, conn.rtt, self.budget, now)
         while taken:
             piece = queue.popleft()
             if taken < len(piece):
