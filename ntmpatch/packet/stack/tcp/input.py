@@ -64,7 +64,10 @@ def segment_arrives(conn: TcpConnection, service: TcpService, seg: Segment, now:
         return
     # Fourth: SYN (RFC 5961 section 4).
     if seg.flags & tcp.SYN:
-        service.challenge(conn, now)
+        if conn.state is State.SYN_RECEIVED and conn.accept is not None:
+            service.finish(conn, 0)  # back to LISTEN
+        else:
+            service.challenge(conn, now)
         return
     # Fifth: ACK.
     if not seg.flags & tcp.ACK:
@@ -199,7 +202,7 @@ def _remember_timestamp(conn: TcpConnection, seg: Segment, seq: int, now: float)
 def _unacceptable(
     conn: TcpConnection, service: TcpService, seg: Segment, seq: int, size: int, now: float
 ) -> None:
-    """Outside the window: say where we are; but an ACK in it may still count."""
+    """Outside the window: say where we are. While it is closed, an ACK counts all the same."""
     service.drops.drop(Drop.TCP_OUT_OF_WINDOW)
     if conn.state is State.TIME_WAIT and seg.flags & tcp.FIN:
         service.linger(conn, now)
@@ -208,7 +211,7 @@ def _unacceptable(
     elif seq + size <= conn.rcv_nxt or seg.size:
         if seg.size and seq + seg.size <= conn.rcv_nxt:
             conn.dsack = (seq, seq + seg.size)
-        if seg.flags & tcp.ACK and not seg.flags & tcp.SYN:
+        if seq == conn.rcv_nxt and seg.flags & tcp.ACK and not seg.flags & tcp.SYN:
             _process_ack(conn, service, seg, seq, now)
         _acknowledge_now(conn, service)
 

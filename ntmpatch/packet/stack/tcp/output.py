@@ -35,8 +35,11 @@ def transmit(conn: TcpConnection, service: TcpService, now: float) -> SuperSegme
         return None
     if conn.syn_due:
         return _syn(conn, service, now)
-    if conn.state in (State.SYN_SENT, State.SYN_RECEIVED):
+    if conn.state is State.SYN_SENT:
         return None
+    if conn.state is State.SYN_RECEIVED:
+        # Only a challenge ACK (RFC 5961 section 3.2).
+        return _segment(conn, service, conn.snd_nxt, _EMPTY, tcp.ACK, now) if conn.ack_due else None
     segment = _repair(conn, service, now)
     if segment is None:
         segment = _new_data(conn, service, now)

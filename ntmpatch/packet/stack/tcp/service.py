@@ -17,7 +17,7 @@ from ntmpatch.packet.stack.tcp.input import segment_arrives, take_syn
 from ntmpatch.packet.stack.tcp.listener import TcpListener
 from ntmpatch.packet.stack.tcp.output import tail, transmit
 from ntmpatch.packet.stack.tcp.sendbuffer import RingPool
-from ntmpatch.packet.stack.tcp.states import SYNCHRONISED, State
+from ntmpatch.packet.stack.tcp.states import RESETTING, SYNCHRONISED, State
 from ntmpatch.packet.stack.tcp.timeouts import (
     keepalive_timeout,
     path_changed,
@@ -186,6 +186,8 @@ class TcpService:
             self.drops.drop(Drop.TCP_NO_CONNECTION)
         elif listener is not None and seg.flags & (tcp.SYN | tcp.ACK) == tcp.SYN:
             self._open_passively(listener, local, remote, seg, now)
+        elif listener is not None and not seg.flags & tcp.ACK:
+            self.drops.drop(Drop.TCP_UNEXPECTED_FLAGS)  # RFC 9293 section 3.10.7.2, fourth
         else:
             if listener is None:
                 self.drops.drop(Drop.TCP_NO_CONNECTION)
@@ -423,7 +425,7 @@ class TcpService:
     def abort(self, conn: TcpConnection, now: float, error: int = 0) -> None:
         """End, and tell the far end by RST (RFC 9293 section 3.10.5)."""
         del now
-        if conn.state in SYNCHRONISED | {State.SYN_RECEIVED} and conn.state is not State.TIME_WAIT:
+        if conn.state in RESETTING:
             header = tcp.build(
                 conn.local[1],
                 conn.remote[1],

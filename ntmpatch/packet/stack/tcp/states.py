@@ -30,3 +30,6 @@ SYNCHRONISED = frozenset(State) - {State.SYN_SENT, State.SYN_RECEIVED, State.CLO
 
 FIN_SENT = frozenset({State.FIN_WAIT_1, State.CLOSING, State.LAST_ACK})
 """Our FIN is queued or under way and not acknowledged."""
+
+RESETTING = SYNCHRONISED - {State.CLOSING, State.LAST_ACK, State.TIME_WAIT} | {State.SYN_RECEIVED}
+"""In these an abort is told to the far end (RFC 9293 section 3.10.5)."""
