@@ -1,4 +1,9 @@
-"""A listening port: connections that are being made, at most as many as the backlog."""
+"""A listening port: connections that are being made, and how many may wait to be accepted.
+
+As in Linux the backlog bounds two things by themselves: half-open connections, beyond which SYNs
+are answered with cookies, and established ones that the program has not accepted, beyond which
+SYNs and the handshakes' last ACKs are dropped until it has.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +41,23 @@ class TcpListener:
         self.reuse_port = reuse_port
         self.half_open: set[TcpConnection] = set()
         self.backlog = backlog
+        self.count_unaccepted: Callable[[], int] | None = None
+        """Tells how many connections the program has not accepted; None: it accepts at once."""
         self._service = service
 
     @property
     def is_full(self) -> bool:
-        """Whether no further connection can begin."""
-        return len(self.half_open) > max(1, min(self.backlog, MAX_BACKLOG))
+        """Whether no further connection is kept half open (inet_csk_reqsk_queue_is_full)."""
+        return len(self.half_open) >= max(1, self._limit)
+
+    @property
+    def is_unattended(self) -> bool:
+        """Whether so many wait for the program that no further one may (sk_acceptq_is_full)."""
+        return self.count_unaccepted is not None and self.count_unaccepted() > self._limit
+
+    @property
+    def _limit(self) -> int:
+        return max(0, min(self.backlog, MAX_BACKLOG))
 
     def close(self) -> None:
         """Listen no more; connections that are being made are reset."""

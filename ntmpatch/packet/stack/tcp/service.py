@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from hashlib import blake2s
 from typing import TYPE_CHECKING
 
 from ntmpatch.base.drops import Drop
@@ -13,7 +12,9 @@ from ntmpatch.packet.stack.pathsearch import MIN_MTU
 from ntmpatch.packet.stack.ports import addresses_overlap, choose_ephemeral, os_error
 from ntmpatch.packet.stack.tcp.autotune import WINDOW_SCALE, Budget
 from ntmpatch.packet.stack.tcp.connection import TcpConnection, Timer
+from ntmpatch.packet.stack.tcp.cookies import COOKIE_RTT, COOKIE_WINDOW, SynCookies
 from ntmpatch.packet.stack.tcp.input import segment_arrives, take_syn
+from ntmpatch.packet.stack.tcp.isn import UNWRAPPED, initial_sequence
 from ntmpatch.packet.stack.tcp.listener import TcpListener
 from ntmpatch.packet.stack.tcp.output import tail, transmit
 from ntmpatch.packet.stack.tcp.sendbuffer import RingPool
@@ -53,6 +54,7 @@ TCP_HEADER_SIZE = 20
 SUSPICIOUS_TIMEOUTS = 2
 """In a row of full segments, until the path's MTU is in doubt (RFC 4821 section 7.7)."""
 
+
 _Flow = tuple[bytes, int, bytes, int]
 
 
@@ -60,6 +62,8 @@ class TcpService:
     """Everything TCP; ``emit`` queues a packet that belongs to no connection."""
 
     window_scale = WINDOW_SCALE
+    answers_ecn = False
+    """Whether a SYN that offers ECN is answered with ECE, be it by a cookie."""
 
     def __init__(
         self,
@@ -88,6 +92,7 @@ class TcpService:
         self._stamp_offset = rng.getrandbits(32)
         self._challenges = 0
         self._challenges_at = now
+        self.cookies = SynCookies(secret, now, self.timestamp)
 
     # --- what the stack's users call --------------------------------------------------------
 
@@ -177,21 +182,25 @@ class TcpService:
         if conn is not None and conn.state is State.TIME_WAIT and self._may_reuse(conn, seg):
             self.finish(conn, 0)
             conn = None
-        if conn is not None:
+        if conn is not None and not (
+            conn.state is State.SYN_RECEIVED and self._must_wait(conn, seg)
+        ):
             segment_arrives(conn, self, seg, now)
+        if conn is not None:
             return
         listener = self._listener(destination, seg.destination_port)
         local, remote = key[:2], key[2:]
         if seg.flags & tcp.RST:
             self.drops.drop(Drop.TCP_NO_CONNECTION)
-        elif listener is not None and seg.flags & (tcp.SYN | tcp.ACK) == tcp.SYN:
+        elif listener is None:
+            self.drops.drop(Drop.TCP_NO_CONNECTION)
+            self.send_reset(local, remote, seg)
+        elif seg.flags & (tcp.SYN | tcp.ACK) == tcp.SYN:
             self._open_passively(listener, local, remote, seg, now)
         elif listener is not None and not seg.flags & tcp.ACK:
             self.drops.drop(Drop.TCP_UNEXPECTED_FLAGS)  # RFC 9293 section 3.10.7.2, fourth
         else:
-            if listener is None:
-                self.drops.drop(Drop.TCP_NO_CONNECTION)
-            self.send_reset(local, remote, seg)
+            self._open_by_cookie(listener, local, remote, seg, now)
 
     def poll(self, now: float) -> SuperSegment | None:
         """The next super-segment of any connection, each in its turn."""
@@ -458,9 +467,12 @@ class TcpService:
             size = seg.size + bool(seg.flags & tcp.SYN) + bool(seg.flags & tcp.FIN)
             seq, ack, flags = 0, (seg.seq + size) & 0xFFFFFFFF, tcp.RST | tcp.ACK
         header = tcp.build(local[1], remote[1], seq=seq, ack=ack, flags=flags, window=0)
-        head = self._ip_header(local[0], remote[0], len(header))
+        self._emit_bare(local[0], remote[0], header)
+
+    def _emit_bare(self, source: bytes, destination: bytes, header: bytes) -> None:
+        head = self._ip_header(source, destination, len(header))
         offset = len(head)
-        self._emit(SuperSegment(remote[0], head + header, memoryview(b""), 1, offset))
+        self._emit(SuperSegment(destination, head + header, memoryview(b""), 1, offset))
 
     # --- inside -----------------------------------------------------------------------------
 
@@ -484,25 +496,87 @@ class TcpService:
         seg: Segment,
         now: float,
     ) -> None:
-        if listener.is_full or len(self._connections) >= MAX_CONNECTIONS:
+        if listener.is_unattended or len(self._connections) >= MAX_CONNECTIONS:
             self.drops.drop(Drop.TCP_BACKLOG_FULL)
             return
-        conn = TcpConnection(
-            self,
-            local,
-            remote,
-            iss=self._initial_sequence(local, remote, now),
-            state=State.SYN_RECEIVED,
-        )
-        conn.accept = listener.accept
+        if listener.is_full:
+            header = self.cookies.build_answer(
+                (*local, *remote),
+                seg,
+                now,
+                mss=self.advertised_mss(remote[0]),
+                window_scale=self.window_scale,
+                ecn=self.answers_ecn,
+            )
+            self._emit_bare(local[0], remote[0], header)
+            return
+        iss = self._initial_sequence(local, remote, now)
+        conn = self._half_open(listener, local, remote, iss, seg, now)
+        conn.snd_wnd = seg.window
         conn.release_slot = listener.half_open.discard
         listener.half_open.add(conn)
-        self._connections[(*local, *remote)] = conn
-        take_syn(conn, self, seg, now)
-        conn.snd_wnd = seg.window
-        conn.last_heard_at = now
         conn.syn_due = True
         self.wake(conn)
+
+    def _half_open(
+        self,
+        listener: TcpListener,
+        local: tuple[bytes, int],
+        remote: tuple[bytes, int],
+        iss: int,
+        syn: Segment,
+        now: float,
+    ) -> TcpConnection:
+        conn = TcpConnection(self, local, remote, iss=iss, state=State.SYN_RECEIVED)
+        conn.accept = listener.accept
+        self._connections[(*local, *remote)] = conn
+        take_syn(conn, self, syn, now)
+        conn.last_heard_at = now
+        return conn
+
+    def _open_by_cookie(
+        self,
+        listener: TcpListener,
+        local: tuple[bytes, int],
+        remote: tuple[bytes, int],
+        seg: Segment,
+        now: float,
+    ) -> None:
+        """A segment for no connection: the last ACK of a handshake, if it brings our cookie back.
+
+        Data may ride on it, or come alone where that ACK was lost.
+        """
+        syn = None if seg.flags & tcp.SYN else self.cookies.recall((*local, *remote), seg, now)
+        if syn is None:
+            is_ack = seg.flags & (tcp.SYN | tcp.ACK) == tcp.ACK and self.cookies.are_out(now)
+            self.drops.drop(Drop.TCP_BAD_COOKIE if is_ack else Drop.TCP_NO_CONNECTION)
+            self.send_reset(local, remote, seg)
+            return
+        if listener.is_unattended or len(self._connections) >= MAX_CONNECTIONS:
+            self.drops.drop(Drop.TCP_BACKLOG_FULL)
+            return
+        iss = UNWRAPPED + ((seg.ack - 1) & 0xFFFFFFFF)
+        conn = self._half_open(listener, local, remote, iss, syn, now)
+        conn.snd_nxt = conn.iss + 1
+        conn.rcv_adv = conn.rcv_nxt + COOKIE_WINDOW
+        elapsed = COOKIE_RTT
+        if conn.timestamps:
+            # Too much by up to 64 ms, since the echo's low bits were the options.
+            elapsed = ((self.timestamp(now) - seg.options.echo) & 0xFFFFFFFF) / 1000
+            seg.options.echo = 0
+        conn.syn_sent_at = now - min(elapsed, COOKIE_RTT)
+        segment_arrives(conn, self, seg, now)
+
+    def _must_wait(self, conn: TcpConnection, seg: Segment) -> bool:
+        """The last ACK of a handshake while too many connections wait for the program."""
+        if seg.flags & (tcp.SYN | tcp.RST | tcp.ACK) != tcp.ACK:
+            return False
+        listener = self._listener(conn.local[0], conn.local[1]) if conn.accept else None
+        if listener is None or not listener.is_unattended:
+            return False
+        # As Linux: our SYN-ACK goes again by its timer, and the far end's ACK or data after it.
+        self.drops.drop(Drop.TCP_BACKLOG_FULL)
+        return True
 
     def _may_reuse(self, conn: TcpConnection, seg: Segment) -> bool:
         """RFC 6191: a SYN that is surely newer than the connection in TIME-WAIT."""
@@ -519,13 +593,7 @@ class TcpService:
     def _initial_sequence(
         self, local: tuple[bytes, int], remote: tuple[bytes, int], now: float
     ) -> int:
-        """RFC 6528: a clock of 4 µs, and a keyed hash of the connection."""
-        flow = local[0] + remote[0] + local[1].to_bytes(2) + remote[1].to_bytes(2)
-        digest = blake2s(flow, key=self._secret, digest_size=4).digest()
-        # Kept well above zero, so that unwrapped numbers stay positive.
-        return (1 << 32) + (
-            (int((now - self._epoch) * 250_000) + int.from_bytes(digest)) & 0xFFFFFFFF
-        )
+        return initial_sequence(self._secret, local, remote, now - self._epoch)
 
 
 def _owned(segment: SuperSegment) -> SuperSegment:
