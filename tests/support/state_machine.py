@@ -92,7 +92,8 @@ class Machine:
         while (segment := self.stack.poll_transmit(self.now)) is not None:
             for packet in cut(segment, self._scratch, checksums=False):
                 parsed = ip.parse_untrusted(memoryview(bytes(packet)))
-                found.append(tcp.parse_untrusted(parsed.payload))
+                if parsed.protocol == ip.TCP:  # and not a probe of the path
+                    found.append(tcp.parse_untrusted(parsed.payload))
         return found
 
     @property

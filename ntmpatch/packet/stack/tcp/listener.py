@@ -7,9 +7,13 @@ SYNs and the handshakes' last ACKs are dropped until it has.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
+from ntmpatch.packet.stack.ports import addresses_overlap, choose_ephemeral, os_error
+
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable
 
     from ntmpatch.packet.stack.handlers import TcpHandler
@@ -62,3 +66,47 @@ class TcpListener:
     def close(self) -> None:
         """Listen no more; connections that are being made are reset."""
         self._service.remove_listener(self)
+
+
+class ListenerTable:
+    """Who listens where."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._listeners: dict[tuple[int, int], list[TcpListener]] = {}
+
+    def choose_port(self, family: int) -> int:
+        """A port at which nobody of ``family`` listens."""
+        return choose_ephemeral(self._rng, lambda each: (family, each) not in self._listeners)
+
+    def add(self, listener: TcpListener) -> None:
+        """OSError EADDRINUSE if somebody else listens there and both do not share."""
+        address, port = listener.local
+        others = self._listeners.get((listener.family, port), [])
+        for other in others:
+            shared = other.reuse_port and listener.reuse_port
+            if addresses_overlap(other.local[0], address) and not shared:
+                raise os_error(errno.EADDRINUSE)
+        self._listeners[listener.family, port] = [*others, listener]
+
+    def remove(self, listener: TcpListener) -> None:
+        """Harmless if it is not there."""
+        key = (listener.family, listener.local[1])
+        left = [each for each in self._listeners.get(key, ()) if each is not listener]
+        if left:
+            self._listeners[key] = left
+        else:
+            self._listeners.pop(key, None)
+
+    def find(self, local: tuple[bytes, int], remote: tuple[bytes, int]) -> TcpListener | None:
+        """Whoever listens there; one that is bound to the address before one bound to all."""
+        address, port = local
+        candidates = self._listeners.get((4 if len(address) == 4 else 6, port))
+        if not candidates:
+            return None
+        exact = [each for each in candidates if each.local[0] == address]
+        chosen = exact or [each for each in candidates if each.local[0] is None]
+        if not chosen:
+            return None
+        # SO_REUSEPORT shares the load; a SYN that is sent again finds the same listener.
+        return chosen[hash(remote) % len(chosen)]

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from ntmpatch.base.drops import Drop
 from ntmpatch.base.timers import TimerQueue
 from ntmpatch.packet.stack.pathsearch import MIN_MTU
-from ntmpatch.packet.stack.ports import addresses_overlap, choose_ephemeral, os_error
+from ntmpatch.packet.stack.ports import choose_ephemeral, os_error
 from ntmpatch.packet.stack.tcp.autotune import WINDOW_SCALE, Budget
 from ntmpatch.packet.stack.tcp.connection import TcpConnection, Timer
 from ntmpatch.packet.stack.tcp.cookies import COOKIE_RTT, COOKIE_WINDOW, SynCookies
 from ntmpatch.packet.stack.tcp.input import segment_arrives, take_syn
 from ntmpatch.packet.stack.tcp.isn import UNWRAPPED, initial_sequence
-from ntmpatch.packet.stack.tcp.listener import TcpListener
+from ntmpatch.packet.stack.tcp.listener import ListenerTable, TcpListener
 from ntmpatch.packet.stack.tcp.output import tail, transmit
 from ntmpatch.packet.stack.tcp.sendbuffer import RingPool
 from ntmpatch.packet.stack.tcp.states import RESETTING, SYNCHRONISED, State
@@ -87,7 +87,7 @@ class TcpService:
         self._emit = emit
         self._is_own = is_own
         self._connections: dict[_Flow, TcpConnection] = {}
-        self._listeners: dict[tuple[int, int], list[TcpListener]] = {}
+        self._listeners = ListenerTable(rng)
         self._ready: deque[TcpConnection] = deque()
         self._stamp_offset = rng.getrandbits(32)
         self._challenges = 0
@@ -113,12 +113,7 @@ class TcpService:
         reuse_port: bool,
     ) -> TcpListener:
         """OSError EADDRINUSE if somebody listens there; port 0 chooses one."""
-        if not port:
-            port = choose_ephemeral(self._rng, lambda each: (family, each) not in self._listeners)
-        others = self._listeners.setdefault((family, port), [])
-        for other in others:
-            if addresses_overlap(other.local[0], address) and not (other.reuse_port and reuse_port):
-                raise os_error(errno.EADDRINUSE)
+        port = port or self._listeners.choose_port(family)
         listener = TcpListener(
             self,
             (address, port),
@@ -128,17 +123,12 @@ class TcpService:
             reuse_address=reuse_address,
             reuse_port=reuse_port,
         )
-        others.append(listener)
+        self._listeners.add(listener)
         return listener
 
     def remove_listener(self, listener: TcpListener) -> None:
         """Take it out of the table; what it had half open is reset."""
-        key = (listener.family, listener.local[1])
-        others = self._listeners.get(key, [])
-        if listener in others:
-            others.remove(listener)
-        if not others:
-            self._listeners.pop(key, None)
+        self._listeners.remove(listener)
         for conn in list(listener.half_open):
             self.abort(conn, conn.last_heard_at)
 
@@ -188,8 +178,8 @@ class TcpService:
             segment_arrives(conn, self, seg, now)
         if conn is not None:
             return
-        listener = self._listener(destination, seg.destination_port)
         local, remote = key[:2], key[2:]
+        listener = self._listeners.find(local, remote)
         if seg.flags & tcp.RST:
             self.drops.drop(Drop.TCP_NO_CONNECTION)
         elif listener is None:
@@ -197,7 +187,7 @@ class TcpService:
             self.send_reset(local, remote, seg)
         elif seg.flags & (tcp.SYN | tcp.ACK) == tcp.SYN:
             self._open_passively(listener, local, remote, seg, now)
-        elif listener is not None and not seg.flags & tcp.ACK:
+        elif not seg.flags & tcp.ACK:
             self.drops.drop(Drop.TCP_UNEXPECTED_FLAGS)  # RFC 9293 section 3.10.7.2, fourth
         else:
             self._open_by_cookie(listener, local, remote, seg, now)
@@ -476,18 +466,6 @@ class TcpService:
 
     # --- inside -----------------------------------------------------------------------------
 
-    def _listener(self, address: bytes, port: int) -> TcpListener | None:
-        family = 4 if len(address) == 4 else 6
-        candidates = self._listeners.get((family, port))
-        if not candidates:
-            return None
-        exact = [each for each in candidates if each.local[0] == address]
-        anywhere = [each for each in candidates if each.local[0] is None]
-        chosen = exact or anywhere
-        if len(chosen) > 1:
-            return self._rng.choice(chosen)  # SO_REUSEPORT shares the load
-        return chosen[0] if chosen else None
-
     def _open_passively(
         self,
         listener: TcpListener,
@@ -571,7 +549,7 @@ class TcpService:
         """The last ACK of a handshake while too many connections wait for the program."""
         if seg.flags & (tcp.SYN | tcp.RST | tcp.ACK) != tcp.ACK:
             return False
-        listener = self._listener(conn.local[0], conn.local[1]) if conn.accept else None
+        listener = self._listeners.find(conn.local, conn.remote) if conn.accept else None
         if listener is None or not listener.is_unattended:
             return False
         # As Linux: our SYN-ACK goes again by its timer, and the far end's ACK or data after it.
