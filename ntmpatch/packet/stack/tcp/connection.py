@@ -276,11 +276,11 @@ class TcpConnection:
         if self.state in (State.SYN_SENT, State.CLOSED):
             self.service.finish(self, 0)
             return
-        if self.state is State.ESTABLISHED or self.state is State.SYN_RECEIVED:
+        if self.state is State.ESTABLISHED:
             self.state = State.FIN_WAIT_1
         elif self.state is State.CLOSE_WAIT:
             self.state = State.LAST_ACK
-        else:
+        elif self.state is not State.SYN_RECEIVED:  # there it waits until the connection stands
             return
         self.fin_seq = self.snd_una + self.send_buffer.size + self._syn_size()
         del now
