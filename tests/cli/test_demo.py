@@ -63,8 +63,9 @@ def test_the_demo_succeeds_moves_and_leaves_nothing(
     steps = [(step["figure"], int(step["number"])) for step in facts["steps"]]
     # All of Fig. 3. MN's side is in the paper's order; the sides of MN and CN overlap.
     assert {number for figure, number in steps if figure == "3"} == set(range(1, 22))
-    of_mn = (1, 2, 3, 15, 16, 19, 21)
-    assert [n for figure, n in steps if figure == "3" and n in of_mn] == list(of_mn)
+    # (15) and (16) are of two exchanges that may overtake each other.
+    of_mn = [n for figure, n in steps if figure == "3" and n in {1, 2, 3, 15, 16, 19, 21}]
+    assert of_mn[:3] + sorted(of_mn[3:5]) + of_mn[5:] == [1, 2, 3, 15, 16, 19, 21]
     assert {("5", n) for n in range(1, 9)} <= set(steps)
     assert not processes_of(directory)
     assert list(directory.iterdir()) == []

@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from lab import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.once, pytest.mark.timeout(900)]
 
 PROGRAM = Path(__file__).parent / "programs" / "talk_with_linux.py"
 FULL = os.environ.get("NTMPATCH_LINUX_FULL") == "1"

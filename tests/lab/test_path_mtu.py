@@ -14,7 +14,7 @@ from lab_domain import NODE_PORT, Domain
 if TYPE_CHECKING:
     from lab import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.lab, pytest.mark.once, pytest.mark.timeout(200)]
 
 PROGRAMS = Path(__file__).parent / "programs"
 FILE_SIZE = 20_000_000

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lab import Lab
     from lab_capture import Capture, CapturedPacket
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.lab, pytest.mark.once, pytest.mark.timeout(400)]
 
 PROGRAMS = Path(__file__).parent / "programs"
 FILE_SIZE = 100_000_000
