@@ -27,6 +27,9 @@ FRAGMENT_HEADER_SIZE = 8
 
 MAX_PACKET_SIZE = 65535
 
+NOT_ECT, ECT_1, ECT_0, CE = range(4)
+"""The ECN field of both versions: the low bits of the second octet, of the traffic class."""
+
 # version and IHL, DSCP and ECN, total length, identification, flags and fragment offset, TTL,
 # protocol, header checksum, source, destination (RFC 791 section 3.1)
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")
@@ -247,6 +250,7 @@ def build_ipv4(
     fragment_offset: int = 0,
     more_fragments: bool = False,
     dont_fragment: bool = False,
+    ecn: int = 0,
 ) -> bytearray:
     """A header of 20 bytes for ``payload_size`` bytes behind it, checksum filled."""
     fragment = fragment_offset >> 3
@@ -257,7 +261,7 @@ def build_ipv4(
     header = bytearray(
         _IPV4.pack(
             0x45,
-            0,
+            ecn,
             IPV4_HEADER_SIZE + payload_size,
             identification,
             fragment,
@@ -272,16 +276,21 @@ def build_ipv4(
     return header
 
 
-def build_ipv6(source: bytes, destination: bytes, protocol: int, payload_size: int) -> bytearray:
+def build_ipv6(
+    source: bytes, destination: bytes, protocol: int, payload_size: int, *, ecn: int = 0
+) -> bytearray:
     """A header of 40 bytes for ``payload_size`` bytes behind it."""
-    return bytearray(_IPV6.pack(0x60000000, payload_size, protocol, HOP_LIMIT, source, destination))
+    first = 0x60000000 | ecn << 20
+    return bytearray(_IPV6.pack(first, payload_size, protocol, HOP_LIMIT, source, destination))
 
 
-def build(source: bytes, destination: bytes, protocol: int, payload_size: int) -> bytearray:
+def build(
+    source: bytes, destination: bytes, protocol: int, payload_size: int, *, ecn: int = 0
+) -> bytearray:
     """A header of the addresses' family; for IPv4 one that may not be fragmented (RFC 6864)."""
     if len(source) == 4:
-        return build_ipv4(source, destination, protocol, payload_size, dont_fragment=True)
-    return build_ipv6(source, destination, protocol, payload_size)
+        return build_ipv4(source, destination, protocol, payload_size, dont_fragment=True, ecn=ecn)
+    return build_ipv6(source, destination, protocol, payload_size, ecn=ecn)
 
 
 def build_fragment(

@@ -67,15 +67,21 @@ class Budget:
 class ReceiveSpace:
     """How much a connection may have unread, and the measurement that decides on it."""
 
-    __slots__ = ("_began_at", "_last_taken", "_taken", "rtt", "size")
+    __slots__ = ("_began_at", "_last_taken", "_taken", "limit", "rtt", "size")
 
     def __init__(self) -> None:
         self.size = INITIAL_SIZE
+        self.limit = MAX_SIZE
         self.rtt = 0.0
         """Smoothed, as the receiver sees it from echoed timestamps; seconds."""
         self._began_at = 0.0
         self._taken = 0
         self._last_taken = 0
+
+    def confine(self, size: int) -> None:
+        """The window cannot be told to be larger than that."""
+        self.limit = size
+        self.size = min(self.size, size)
 
     def echoed(self, elapsed: float) -> None:
         """A full segment echoes a timestamp that we sent ``elapsed`` seconds ago."""
@@ -96,7 +102,7 @@ class ReceiveSpace:
                 wanted += min(2 * taken, 2 * taken * (taken - last) // max(last, 1))
             if wanted > EASY_SIZE:
                 wanted = max(EASY_SIZE, int(wanted * without_queue(path.min_rtt, rtt)))
-            self.size = budget.grow(self.size, wanted)
+            self.size = budget.grow(self.size, min(wanted, self.limit))
         self._last_taken = taken
         self._taken = 0
         self._began_at = now

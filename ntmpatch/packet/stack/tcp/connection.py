@@ -67,6 +67,7 @@ class TcpConnection:
         "bytes_received",
         "congestion",
         "cork",
+        "corrected_at",
         "done",
         "dsack",
         "eof_told",
@@ -105,12 +106,14 @@ class TcpConnection:
         "segments_sent",
         "send_buffer",
         "service",
+        "small_end",
         "snd_nxt",
         "snd_scale",
         "snd_una",
         "snd_wl1",
         "snd_wl2",
         "snd_wnd",
+        "snd_wnd_max",
         "soft_errno",
         "state",
         "syn_due",
@@ -155,10 +158,14 @@ class TcpConnection:
         self.snd_una = iss
         self.snd_nxt = iss
         self.snd_wnd = 0
+        self.snd_wnd_max = 0
+        """Of all that were offered."""
         self.snd_wl1 = 0
         self.snd_wl2 = 0
         self.snd_scale = 0
         self.send_buffer = SendBuffer(service.rings)
+        self.small_end = 0
+        """Of the latest segment that was not full."""
         self.fin_seq: int | None = None
         """Where our FIN is in the sequence space, once the program has ended its stream."""
         self.blocked = False
@@ -206,6 +213,8 @@ class TcpConnection:
         # What is to be sent besides data.
         self.syn_due = False
         self.ack_due = False
+        self.corrected_at = 0.0
+        """When a segment far off was answered last."""
         self.probe_due = False
         self.unacknowledged_segments = 0
         self.queued = False

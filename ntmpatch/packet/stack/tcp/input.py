@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 PAWS_IDLE_LIMIT = 24 * 86400.0
 """RFC 7323 section 5.5: a timestamp that old says nothing any more."""
 
+CORRECTION_INTERVAL = 0.5
+"""Seconds between answers to empty segments that lie beyond the window, as Linux has them."""
+
 MAX_LATENESS = 1200
 """Ticks of a timestamp clock, of a millisecond with most."""
 
@@ -103,6 +106,7 @@ def _in_syn_sent(conn: TcpConnection, service: TcpService, seg: Segment, now: fl
         return
     take_syn(conn, service, seg, now)
     conn.snd_wnd = seg.window  # of a SYN, never scaled
+    conn.snd_wnd_max = seg.window
     conn.snd_wl1 = conn.irs
     if not ack_good:
         # Simultaneous open: both have sent a SYN; ours goes again, with an ACK.
@@ -139,6 +143,8 @@ def take_syn(conn: TcpConnection, service: TcpService, seg: Segment, now: float)
     if options.window_scale is not None:
         conn.snd_scale = options.window_scale
         conn.rcv_scale = service.window_scale
+    else:
+        conn.receive_space.confine(0xFFFF)
     conn.timestamps = options.timestamp is not None
     if options.timestamp is not None:
         conn.ts_recent = options.timestamp
@@ -206,13 +212,19 @@ def _unacceptable(
     service.drops.drop(Drop.TCP_OUT_OF_WINDOW)
     if conn.state is State.TIME_WAIT and seg.flags & tcp.FIN:
         service.linger(conn, now)
-    if not size and seq == conn.rcv_nxt - 1:
+    if seg.flags & tcp.SYN:
+        service.challenge(conn, now)  # whatever its number (RFC 5961 section 4)
+    elif not size and seq == conn.rcv_nxt - 1:
         _acknowledge_now(conn, service)  # a keep-alive
     elif seq + size <= conn.rcv_nxt or seg.size:
         if seg.size and seq + seg.size <= conn.rcv_nxt:
             conn.dsack = (seq, seq + seg.size)
         if seq == conn.rcv_nxt and seg.flags & tcp.ACK and not seg.flags & tcp.SYN:
             _process_ack(conn, service, seg, seq, now)
+        _acknowledge_now(conn, service)
+    elif now - conn.corrected_at >= CORRECTION_INTERVAL:
+        # Two ends that disagree would answer each other without end.
+        conn.corrected_at = now
         _acknowledge_now(conn, service)
 
 
@@ -244,6 +256,7 @@ def _process_ack(
             service.send_reset(conn.local, conn.remote, seg)
             return False
         conn.snd_wnd = seg.window << conn.snd_scale
+        conn.snd_wnd_max = conn.snd_wnd
         conn.snd_wl1, conn.snd_wl2 = seq, ack
         _syn_acknowledged(conn, service, seg, now)
         if not service.establish(conn, now):
@@ -251,6 +264,11 @@ def _process_ack(
     if ack > conn.snd_nxt:
         service.drops.drop(Drop.TCP_UNACCEPTABLE_ACK)
         _acknowledge_now(conn, service)
+        return False
+    if ack < conn.snd_una - conn.snd_wnd_max:
+        # RFC 5961 section 5.2: older than anything that could still be on its way.
+        service.drops.drop(Drop.TCP_UNACCEPTABLE_ACK)
+        service.challenge(conn, now)
         return False
     acknowledged(conn, service, seg, seq, ack, now)
     if conn.done:
@@ -292,6 +310,7 @@ def _take_text(
         limit = conn.rcv_nxt + conn.receive_window()
         if seq + seg.size > limit:
             pieces = _clip(pieces, limit - seq)
+            _acknowledge_now(conn, service)  # it goes on when it knows where the window ends
             conn.fin_received = None if conn.fin_received == seq + seg.size else conn.fin_received
         if seq < expected:
             conn.dsack = (seq, min(expected, seq + seg.size))

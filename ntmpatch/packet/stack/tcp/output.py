@@ -155,7 +155,7 @@ def _new_data(conn: TcpConnection, service: TcpService, now: float) -> SuperSegm
         return None
     mss = conn.mss
     if size > mss:
-        if size < unsent or conn.cork:
+        if size < unsent or (size % mss and not _may_send_small(conn, size, unsent)):
             size -= size % mss
     elif size < mss and not _may_send_small(conn, size, unsent):
         if not conn.flight:
@@ -167,14 +167,15 @@ def _new_data(conn: TcpConnection, service: TcpService, now: float) -> SuperSegm
 def _may_send_small(conn: TcpConnection, size: int, unsent: int) -> bool:
     """Silly-window avoidance and Nagle (RFC 9293 sections 3.8.6.2.1 and 3.7.4)."""
     if size < unsent:
-        # Limited by window: only if that is at least half of the largest there ever was, or
-        # nothing is under way that would open it.
-        return not conn.flight
+        # Limited by the window: only if that is half of the largest there ever was, or nothing is
+        # under way that would open it.
+        return not conn.flight or 2 * size >= conn.snd_wnd_max
     if conn.fin_seq is not None:
         return True
     if conn.cork:
         return False
-    return conn.nodelay or not conn.flight
+    # Minshall's: only one small segment is under way, whatever there is of full ones.
+    return conn.nodelay or conn.small_end <= conn.snd_una
 
 
 def _data(
@@ -210,6 +211,8 @@ def _data(
     if fresh:
         conn.scoreboard.sent(start, end, now)
         conn.snd_nxt = end
+        if len(payload) % conn.mss:
+            conn.small_end = end
         if conn.limited_until == start:
             conn.limited_until = end
         if conn.episode.reduction_due and payload:
@@ -222,10 +225,11 @@ def _data(
 
 
 def _probe(conn: TcpConnection, service: TcpService, now: float) -> SuperSegment | None:
-    """Ask whether the far end is there: its last byte again, or one beyond a closed window."""
-    if conn.snd_wnd == 0 and conn.data_end > conn.snd_nxt and not conn.flight:
-        return _data(conn, service, conn.snd_nxt, 1, now, fresh=True)
-    # A keep-alive: a sequence number that the far end has, so it acknowledges (RFC 9293 3.8.4).
+    """Ask whether the far end is there, and how large its window is (RFC 9293 3.8.4, 3.8.6.1).
+
+    By a sequence number that it has acknowledged, which it has to answer, as Linux does. A byte
+    beyond the window would have to be sent again once the window opens, by the next time-out.
+    """
     return _segment(conn, service, conn.snd_una - 1, _EMPTY, tcp.ACK, now)
 
 

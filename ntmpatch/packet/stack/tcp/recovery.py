@@ -6,6 +6,7 @@ done for nothing is undone: a DSACK (RFC 2883) or an old timestamp (RFC 3522) te
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from ntmpatch.packet.stack.tcp.connection import TcpConnection, Timer
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from ntmpatch.wire.tcp import Segment
 
 DUPLICATE_THRESHOLD = 3
+
+_END = attrgetter("end")
 
 
 def acknowledged(
@@ -36,7 +39,7 @@ def acknowledged(
     elif not advanced and conn.flight and not seg.size and conn.snd_wnd == old_window:
         conn.episode.duplicate_acks += 1
     in_use = conn.flight if conn.congestion.is_slow_start else 0
-    rtt = _measure(conn, service, seg, news, now) if news else None
+    rtt = _measure(conn, service, seg, ack, news, now) if news else None
     if advanced:
         _advance(conn, service, ack, now)
     _tail_probe_heard(conn, seg, ack, duplicate, advanced=advanced)
@@ -57,7 +60,15 @@ def acknowledged(
         advanced=advanced,
         safe=advanced and board.lost_size <= lost_before,
     )
-    if conn.snd_wnd > old_window or advanced or news or duplicate is not None:
+    episode = conn.episode
+    if (
+        conn.snd_wnd > old_window
+        or advanced
+        or news
+        or duplicate is not None
+        or episode.is_active
+        or episode.duplicate_acks
+    ):
         if conn.snd_una == conn.snd_nxt and conn.data_end > conn.snd_nxt and conn.snd_wnd:
             service.timers.cancel((conn, Timer.RETRANSMIT))  # it was the persist timer
             conn.rtt.progress()
@@ -70,6 +81,7 @@ def _update_window(conn: TcpConnection, seg: Segment, seq: int, ack: int) -> Non
         return
     if conn.snd_wl1 < seq or (conn.snd_wl1 == seq and conn.snd_wl2 <= ack):
         conn.snd_wnd = seg.window << conn.snd_scale
+        conn.snd_wnd_max = max(conn.snd_wnd_max, conn.snd_wnd)
         conn.snd_wl1 = seq
         conn.snd_wl2 = ack
 
@@ -102,7 +114,12 @@ def _is_within(conn: TcpConnection, start: int, end: int, block: tuple[int, int]
 
 
 def _measure(
-    conn: TcpConnection, service: TcpService, seg: Segment, news: list[Delivered], now: float
+    conn: TcpConnection,
+    service: TcpService,
+    seg: Segment,
+    ack: int,
+    news: list[Delivered],
+    now: float,
 ) -> float | None:
     """Sample the round trip, and let RACK know what arrived (RFC 8985 section 6.2, 1 to 3)."""
     latest = 0.0
@@ -112,6 +129,10 @@ def _measure(
             clean = False
         elif each.sent_at > latest:
             latest = each.sent_at
+    if not clean:
+        # Karn: what lay behind a hole may have arrived long before this ACK.
+        fresh = (each for each in news if each.end > ack and not each.retransmitted)
+        latest = max((each.sent_at for each in fresh), default=0.0)
     rtt: float | None = None
     if latest:
         rtt = now - latest
@@ -119,6 +140,9 @@ def _measure(
     elif conn.timestamps and seg.options.echo:
         service.sample_rtt(conn, seg.options.echo, now)
     rack = conn.rack
+    if len(seg.options.sack) > 1:
+        # In order: what one ACK tells of together was not reordered.
+        news.sort(key=_END)
     if clean and len(news) == 1:
         each = news[0]
         rack.delivered(each.sent_at, each.end, retransmitted=False, spurious=False, now=now)
