@@ -76,6 +76,7 @@ class Packet:
     fragment_offset: int = 0
     """Bytes."""
     more_fragments: bool = False
+    ecn: int = NOT_ECT
 
     @property
     def is_fragment(self) -> bool:
@@ -98,7 +99,7 @@ def parse_untrusted(packet: memoryview) -> Packet:
 def _parse_ipv4_untrusted(packet: memoryview) -> Packet:
     if len(packet) < IPV4_HEADER_SIZE:
         raise UntrustedError(Drop.PACKET_RUNT)
-    first, _, total_size, identification, fragment, _, protocol, _, source, destination = (
+    first, service, total_size, identification, fragment, _, protocol, _, source, destination = (
         _IPV4.unpack_from(packet)
     )
     header_size = (first & 0x0F) * 4
@@ -120,6 +121,7 @@ def _parse_ipv4_untrusted(packet: memoryview) -> Packet:
         identification,
         (fragment & _OFFSET_MASK) * 8,
         bool(fragment & _MORE_FRAGMENTS),
+        service & CE,
     )
 
 
@@ -145,11 +147,12 @@ def _check_options_untrusted(options: memoryview) -> None:
 def _parse_ipv6_untrusted(packet: memoryview) -> Packet:
     if len(packet) < IPV6_HEADER_SIZE:
         raise UntrustedError(Drop.PACKET_RUNT)
-    _, payload_size, protocol, _, source, destination = _IPV6.unpack_from(packet)
+    first, payload_size, protocol, _, source, destination = _IPV6.unpack_from(packet)
     end = IPV6_HEADER_SIZE + payload_size
     if end > len(packet):
         raise UntrustedError(Drop.PACKET_LENGTH)
     parsed = Packet(source, destination, protocol, packet[IPV6_HEADER_SIZE:end])
+    parsed.ecn = first >> 20 & CE
     if parsed.protocol == _HOP_BY_HOP:  # nowhere but here (RFC 8200 section 4.1)
         _skip_options_untrusted(parsed)
     skip_extensions_untrusted(parsed)

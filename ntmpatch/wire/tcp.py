@@ -25,6 +25,9 @@ URG = 0x20
 ECE = 0x40
 CWR = 0x80
 
+CE = 0x100
+"""Not of the header: the packet was marked on its way (RFC 3168); ``Segment.flags`` has it."""
+
 # source port, destination port, sequence number, acknowledgment number, data offset in words of
 # four bytes (high nibble), flags, window, checksum, urgent pointer
 HEADER = struct.Struct("!HHIIBBHHH")

@@ -301,6 +301,9 @@ class Drill:
         """The far end begins here."""
         self._far_isn = int(value)
 
+    def _do_offer_ecn(self, _: int) -> None:
+        self.stack.tcp.offers_ecn = True
+
     def _do_listen(self, _: int, backlog: str = "8") -> None:
         def accept(conn: TcpConnection) -> Program:
             program = Program()

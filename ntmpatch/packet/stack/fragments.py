@@ -35,7 +35,7 @@ _Key: TypeAlias = tuple[bytes, bytes, int, int]
 class _Partial:
     """A packet of which some fragments have come."""
 
-    __slots__ = ("data", "pieces", "protocol", "received_size", "total_size")
+    __slots__ = ("data", "ecn", "pieces", "protocol", "received_size", "total_size")
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -45,6 +45,7 @@ class _Partial:
         self.total_size: int | None = None
         self.protocol = 0
         """As the first fragment says."""
+        self.ecn = ip.NOT_ECT
 
 
 class Reassembler:
@@ -85,6 +86,8 @@ class Reassembler:
         partial.received_size += end - start
         if not start:
             partial.protocol = packet.protocol
+        if packet.ecn == ip.CE:
+            partial.ecn = ip.CE  # a mark on any is one on the whole (RFC 3168 section 5.3)
         if len(partial.data) < end:
             partial.data += bytes(end - len(partial.data))
         partial.data[start:end] = packet.payload
@@ -94,7 +97,11 @@ class Reassembler:
             return None
         self._forget(key)
         whole = ip.Packet(
-            packet.source, packet.destination, partial.protocol, memoryview(partial.data)
+            packet.source,
+            packet.destination,
+            partial.protocol,
+            memoryview(partial.data),
+            ecn=partial.ecn,
         )
         if len(whole.source) == 16:
             try:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from ntmpatch.wire.tcp import Segment
 
-# IPv4: version 1 | 1 | total length 2 | id, fragment 4 | TTL 1 | protocol 1 | checksum 2 |
+# IPv4: version, service 2 | total length 2 | id, fragment 4 | TTL 1 | protocol 1 | checksum 2 |
 # addresses 8, then TCP: ports 4 | seq 4 | ack 4 | offset 1 | flags 1 | window 2
-_IPV4_TCP = struct.Struct("!BxHHHxB2x8sIIIBBH")
+_IPV4_TCP = struct.Struct("!HHHHxB2x8sIIIBBH")
 # IPv6: version, class, label 4 | length 2 | next header 1 | 1 | addresses 32, then TCP
-_IPV6_TCP = struct.Struct("!BxxxHBx32sIIIBBH")
+_IPV6_TCP = struct.Struct("!HxxHBx32sIIIBBH")
 
 _PLAIN = tcp.ACK | tcp.PSH
 
@@ -30,10 +30,15 @@ def extend_run(
     """Append to ``run`` the packets from ``index`` on that continue it; where it ends.
 
     ``flow`` is the packed addresses and ``header`` the bytes of the run's first TCP header from
-    the acknowledgment number on, which have to be the same but for PSH and the window.
+    the acknowledgment number on, which have to be the same but for PSH and the window; so have the
+    first two of the IP header, which hold the ECN field.
     """
     count = len(packets)
     is_ipv4 = len(flow) == 8
+    previous = packets[index - 1]
+    begins = previous[0] << 8 | previous[1]
+    if is_ipv4 and begins >> 8 != 0x45:
+        return index  # options
     ports = run.source_port << 16 | run.destination_port
     following = (run.seq + run.size) & 0xFFFFFFFF
     transport = 20 if is_ipv4 else 40
@@ -51,17 +56,16 @@ def extend_run(
             first, total, _, fragment, protocol, addresses, both, seq, ack, offset, flags_, win = (
                 _IPV4_TCP.unpack_from(packet)
             )
-            if first != 0x45 or fragment & 0x3FFF:
+            if fragment & 0x3FFF:
                 break
         else:
             first, total, protocol, addresses, both, seq, ack, offset, flags_, win = (
                 _IPV6_TCP.unpack_from(packet)
             )
-            if first >> 4 != 6:
-                break
             total += 40
         if (
-            seq != following
+            first != begins
+            or seq != following
             or both != ports
             or protocol != ip.TCP
             or addresses != flow

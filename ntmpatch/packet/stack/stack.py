@@ -242,6 +242,8 @@ class Stack:
             segment = self._segment(packet, verify=verify)
             if segment is None:
                 continue
+            if packet.ecn == ip.CE:
+                segment.flags |= tcp.CE
             if (
                 index < count
                 and segment.size

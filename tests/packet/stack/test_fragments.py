@@ -33,11 +33,27 @@ def piece(
     number: int = 1,
     identification: int = 1,
     protocol: int = ip.UDP,
+    ecn: int = ip.NOT_ECT,
 ) -> ip.Packet:
     size, here = (16, HERE6) if ipv6 else (4, HERE4)
     return ip.Packet(
-        source(number, size), here, protocol, memoryview(body), identification, offset, more
+        source(number, size), here, protocol, memoryview(body), identification, offset, more, ecn
     )
+
+
+@pytest.mark.parametrize("marked", [0, 1])
+def test_a_mark_on_any_fragment_is_one_on_the_packet(marked: int) -> None:
+    reassembler = Reassembler(DropCounter())
+    ecn = [ip.ECT_0, ip.ECT_0]
+    assert reassembler.add(piece(bytes(8), 0, more=True, ecn=ecn[0]), 0.0) is None
+    whole = reassembler.add(piece(bytes(8), 8, more=False, ecn=ecn[1]), 0.0)
+    assert whole is not None
+    assert whole.ecn != ip.CE
+    ecn[marked] = ip.CE
+    assert reassembler.add(piece(bytes(8), 0, more=True, ecn=ecn[0]), 0.0) is None
+    whole = reassembler.add(piece(bytes(8), 8, more=False, ecn=ecn[1]), 0.0)
+    assert whole is not None
+    assert whole.ecn == ip.CE
 
 
 @settings(max_examples=200)

@@ -70,6 +70,8 @@ class TcpConnection:
         "corrected_at",
         "done",
         "dsack",
+        "ecn",
+        "ecn_echo",
         "eof_told",
         "episode",
         "fin_received",
@@ -80,6 +82,7 @@ class TcpConnection:
         "irs",
         "iss",
         "keepalive",
+        "last_acked",
         "last_heard_at",
         "last_sent_at",
         "limited_until",
@@ -175,6 +178,8 @@ class TcpConnection:
         self.rcv_nxt = 0
         self.rcv_adv = 0
         """The right edge of the window that was advertised; it never moves left."""
+        self.last_acked = 0
+        """RCV.NXT as it was told last (Last.ACK.sent of RFC 7323)."""
         self.rcv_scale = 0
         self.receive_space = ReceiveSpace()
         self.waiting: deque[bytes] | None = None
@@ -191,6 +196,10 @@ class TcpConnection:
         self.peer_mss = 0
         """What the far end's SYN allows; 0 before it has come."""
         self.timestamps = False
+        self.ecn = False
+        """Both ends understand marks of congestion (RFC 3168)."""
+        self.ecn_echo = False
+        """A mark came, and the far end has not said yet that it heard of it."""
         self.sack = False
         self.ts_recent = 0
         self.ts_recent_at = 0.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ntmpatch.base.drops import Drop
 from ntmpatch.packet.stack.tcp.connection import TcpConnection, Timer
 from ntmpatch.packet.stack.tcp.output import DELAYED_ACK_TIMEOUT
-from ntmpatch.packet.stack.tcp.recovery import acknowledged
+from ntmpatch.packet.stack.tcp.recovery import acknowledged, heard_congestion
 from ntmpatch.packet.stack.tcp.states import RECEIVING, State
 from ntmpatch.wire import tcp
 
@@ -79,6 +79,8 @@ def segment_arrives(conn: TcpConnection, service: TcpService, seg: Segment, now:
     if not _process_ack(conn, service, seg, seq, now):
         return
     _remember_timestamp(conn, seg, seq, now)
+    if conn.ecn:
+        _hear_marks(conn, service, seg)
     # Seventh: data; eighth: FIN.
     if seg.size or seg.flags & tcp.FIN:
         _take_text(conn, service, seg, seq, now)
@@ -134,11 +136,21 @@ def _syn_again(
         service.wake(conn)
 
 
+def _answers_ecn(conn: TcpConnection, service: TcpService, seg: Segment) -> bool:
+    """Whether both ends will mark and hear, by the far end's SYN (RFC 3168 section 6.1.1)."""
+    offer = seg.flags & (tcp.ECE | tcp.CWR)
+    if conn.state is not State.SYN_SENT:
+        return service.answers_ecn and offer == tcp.ECE | tcp.CWR
+    if seg.flags & tcp.ACK:
+        return service.offers_ecn and not conn.rtt.backoff and offer == tcp.ECE
+    return False  # of both that open at once, neither has answered
+
+
 def take_syn(conn: TcpConnection, service: TcpService, seg: Segment, now: float) -> None:
     """What the far end's SYN says of its sequence numbers and options."""
     options = seg.options
     conn.irs = seg.seq
-    conn.rcv_nxt = conn.rcv_adv = conn.irs + 1
+    conn.rcv_nxt = conn.rcv_adv = conn.last_acked = conn.irs + 1
     conn.fin_received = None
     if options.window_scale is not None:
         conn.snd_scale = options.window_scale
@@ -150,6 +162,7 @@ def take_syn(conn: TcpConnection, service: TcpService, seg: Segment, now: float)
         conn.ts_recent = options.timestamp
         conn.ts_recent_at = now
     conn.sack = options.sack_permitted
+    conn.ecn = _answers_ecn(conn, service, seg)
     conn.peer_mss = options.mss or conn.mss
     conn.set_path_mtu(service.paths.mtu(conn.remote[0]))
 
@@ -192,13 +205,24 @@ def _is_late_ack(conn: TcpConnection, seg: Segment, seq: int) -> bool:
     )
 
 
+def _hear_marks(conn: TcpConnection, service: TcpService, seg: Segment) -> None:
+    """RFC 3168 sections 6.1.2 (as sender) and 6.1.3 (as receiver)."""
+    if seg.flags & tcp.ECE and not seg.flags & tcp.SYN:
+        heard_congestion(conn)
+    if seg.flags & tcp.CWR:
+        conn.ecn_echo = False
+    if seg.flags & tcp.CE and seg.size:
+        conn.ecn_echo = True
+        _acknowledge_now(conn, service)
+
+
 def _remember_timestamp(conn: TcpConnection, seg: Segment, seq: int, now: float) -> None:
     """RFC 7323 section 4.3."""
     stamp = seg.options.timestamp
     if (
         conn.timestamps
         and stamp is not None
-        and seq <= conn.rcv_nxt
+        and seq <= conn.last_acked
         and (stamp - conn.ts_recent) & 0xFFFFFFFF < 0x80000000
     ):
         conn.ts_recent = stamp

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ntmpatch.packet.stack.tcp.autotune import WINDOW_SCALE
 from ntmpatch.packet.stack.tcp.connection import TcpConnection, Timer
 from ntmpatch.packet.stack.tcp.states import State
-from ntmpatch.wire import tcp
+from ntmpatch.wire import ip, tcp
 
 if TYPE_CHECKING:
     from ntmpatch.packet.stack.tcp.service import TcpService
@@ -55,6 +55,10 @@ def _syn(conn: TcpConnection, service: TcpService, now: float) -> SuperSegment:
     conn.syn_due = False
     answering = conn.state is State.SYN_RECEIVED
     flags = tcp.SYN | (tcp.ACK if answering else 0)
+    if conn.ecn:
+        flags |= tcp.ECE
+    elif service.offers_ecn and not answering and not conn.rtt.backoff:
+        flags |= tcp.ECE | tcp.CWR  # not the second time: something may have dropped it
     stamps = None
     if conn.timestamps or not answering:
         stamps = (service.timestamp(now), conn.ts_recent if answering else 0)
@@ -208,6 +212,7 @@ def _data(
         end += 1
     if conn.episode.is_active:
         conn.episode.prr.out += len(payload)
+    ecn = ip.NOT_ECT
     if fresh:
         conn.scoreboard.sent(start, end, now)
         conn.snd_nxt = end
@@ -215,13 +220,15 @@ def _data(
             conn.small_end = end
         if conn.limited_until == start:
             conn.limited_until = end
-        if conn.episode.reduction_due and payload:
-            conn.episode.reduction_due = False
-            flags |= tcp.CWR
+        if conn.ecn and payload:
+            ecn = ip.ECT_0  # neither repairs nor anything without data (RFC 3168 section 6.1.5)
+            if conn.episode.reduction_due:
+                conn.episode.reduction_due = False
+                flags |= tcp.CWR
         _arm_retransmission(conn, service, now)
         if not conn.episode.is_active:
             arm_tail_probe(conn, service, now)
-    return _segment(conn, service, start, payload, flags, now)
+    return _segment(conn, service, start, payload, flags, now, ecn)
 
 
 def _probe(conn: TcpConnection, service: TcpService, now: float) -> SuperSegment | None:
@@ -263,7 +270,10 @@ def _segment(
     payload: memoryview,
     flags: int,
     now: float,
+    ecn: int = ip.NOT_ECT,
 ) -> SuperSegment:
+    if conn.ecn_echo:
+        flags |= tcp.ECE
     options = b""
     if conn.timestamps:
         options = tcp.build_timestamps(service.timestamp(now), conn.ts_recent)
@@ -274,6 +284,7 @@ def _segment(
     window = min(conn.receive_window() >> conn.rcv_scale, 0xFFFF)
     conn.rcv_adv = max(conn.rcv_adv, conn.rcv_nxt + (window << conn.rcv_scale))
     conn.ack_due = False
+    conn.last_acked = conn.rcv_nxt
     conn.unacknowledged_segments = 0
     service.timers.cancel((conn, Timer.DELAYED_ACK))
     conn.last_sent_at = now
@@ -286,7 +297,7 @@ def _segment(
         window=window,
         options=options,
     )
-    segment = service.packet(conn, header, payload, conn.mss)
+    segment = service.packet(conn, header, payload, conn.mss, ecn)
     conn.segments_sent += segment.packet_count
     return segment
 

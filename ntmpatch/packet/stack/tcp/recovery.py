@@ -244,6 +244,7 @@ def start_recovery(conn: TcpConnection) -> None:
     )
     if conn.snd_una >= conn.episode.congestion_point:
         conn.congestion.reduce()
+        conn.episode.reduction_due = conn.ecn
 
 
 def _respond(
@@ -312,7 +313,7 @@ def _undo(conn: TcpConnection) -> None:
 def heard_congestion(conn: TcpConnection) -> None:
     """ECE: reduce, once a window of data (RFC 3168 section 6.1.2)."""
     episode = conn.episode
-    if conn.snd_una < episode.congestion_point or episode.is_active:
+    if conn.snd_una <= episode.congestion_point or episode.is_active:
         return
     conn.congestion.reduce()
     conn.congestion.cwnd = conn.congestion.ssthresh

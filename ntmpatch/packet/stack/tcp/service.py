@@ -62,8 +62,10 @@ class TcpService:
     """Everything TCP; ``emit`` queues a packet that belongs to no connection."""
 
     window_scale = WINDOW_SCALE
-    answers_ecn = False
+    answers_ecn = True
     """Whether a SYN that offers ECN is answered with ECE, be it by a cookie."""
+    offers_ecn = False
+    """Whether our SYN does; both as Linux's default has it (tcp_ecn=2)."""
 
     def __init__(
         self,
@@ -298,18 +300,20 @@ class TcpService:
         self.timers.arm((conn, Timer.RETRANSMIT), due_at)
 
     def packet(
-        self, conn: TcpConnection, header: bytes, payload: memoryview, mss: int
+        self,
+        conn: TcpConnection,
+        header: bytes,
+        payload: memoryview,
+        mss: int,
+        ecn: int = ip.NOT_ECT,
     ) -> SuperSegment:
         """Put the IP header before a segment."""
         source, destination = conn.local[0], conn.remote[0]
         first = min(len(payload), mss)
-        head = self._ip_header(source, destination, len(header) + first)
+        head = ip.build(source, destination, ip.TCP, len(header) + first, ecn=ecn)
         offset = len(head)
         head += header
         return SuperSegment(destination, head, payload, mss, offset)
-
-    def _ip_header(self, source: bytes, destination: bytes, size: int) -> bytearray:
-        return ip.build(source, destination, ip.TCP, size)
 
     def timestamp(self, now: float) -> int:
         """TSval: milliseconds, from a random beginning."""
@@ -460,7 +464,7 @@ class TcpService:
         self._emit_bare(local[0], remote[0], header)
 
     def _emit_bare(self, source: bytes, destination: bytes, header: bytes) -> None:
-        head = self._ip_header(source, destination, len(header))
+        head = ip.build(source, destination, ip.TCP, len(header))
         offset = len(head)
         self._emit(SuperSegment(destination, head + header, memoryview(b""), 1, offset))
 

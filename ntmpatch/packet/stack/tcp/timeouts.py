@@ -81,6 +81,7 @@ def _lose_by_timeout(conn: TcpConnection, now: float) -> None:
     episode.duplicate_acks = 0
     if first:
         congestion.reduce()
+        episode.reduction_due = conn.ecn
     congestion.timed_out()
     if conn.sack and conn.rack.sent_at:
         board.detect(now, conn.snd_nxt, conn.rack.rtt, now)
