@@ -8,6 +8,7 @@ relative to the line before it (``+0.2``; none: the same instant), and one of
 - ``> S. 0:0(0) ack 1 win 65535 <mss 1460>``: we send this, now and nothing before it. Window and
   options are compared where they are given, ``<>`` is none. Time stamps of ours count from the
   first one, in milliseconds.
+- Packets that arrive together are joined by ``&``.
 - ``[ect0]``, ``[ce]`` or ``[noecn]`` before the flags, ``@5001`` before them for another port of
   the far end, ``< icmp port_unreachable [1:101]`` about what we sent.
 - what the program does: ``listen``, ``connect``, ``write 1000``, ``shutdown``, ``close`` and so
@@ -270,14 +271,17 @@ class Drill:
         if text.startswith("icmp "):
             self._arrive_error(text[5:])
             return
-        arrival = Arrival.read(text)
+        packets = [self._packet(Arrival.read(each)) for each in text.split(" & ")]
+        self.stack.receive(packets, (self.there,), self.now)
+
+    def _packet(self, arrival: Arrival) -> memoryview:
         port = arrival.port or FAR_PORT
         iss = self._iss.get(port, 0)
         segment = arrival.build(
             (port, self._local_port), isn=self._far_isn, iss=iss, stamps=self._stamps or 0
         )
-        packet = ip.build(self.there, self.here, ip.TCP, len(segment), ecn=arrival.ecn) + segment
-        self.stack.receive([memoryview(packet)], (self.there,), self.now)
+        head = ip.build(self.there, self.here, ip.TCP, len(segment), ecn=arrival.ecn)
+        return memoryview(head + segment)
 
     def _arrive_error(self, text: str) -> None:
         """``kind [first:end]``, or ``frag_needed 1200 [first:end]``: of what we sent there."""

@@ -33,6 +33,7 @@ class Story:
             max_mtu=choose([None, None, 9000]),
             verify=self.verify,
         )
+        self.sim.a.tcp.offers_ecn = choose([True, False])
         self.slowest = 1e9
         for path in (self.sim.forth, self.sim.back):
             self._set(path)
@@ -49,6 +50,7 @@ class Story:
         path.rate = choose([0.0, 0.0, 1e5, 2e5, 1e6])
         path.queue_size = choose([10_000, 64_000])
         path.corrupt = choose([0.0, 0.02]) if self.verify else 0.0
+        path.mark = choose([0.0, 0.0, 0.01, 0.2])
         path.burst = choose([None, None, Burst(begins=0.01, ends=0.3), Burst(0.002, 0.05)])
         if path.rate:
             self.slowest = min(self.slowest, path.rate)

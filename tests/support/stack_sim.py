@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ntmpatch.packet.stack import Stack, TcpConnection
 from ntmpatch.wire import icmp, ip
+from ntmpatch.wire.checksum import finish, ones_sum
 from ntmpatch.wire.segments import cut
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Path:
     reorder: float = 0.0
     """Share of packets that are late by up to three delays."""
     corrupt: float = 0.0
+    mark: float = 0.0
+    """Of what may be: with a mark of congestion (RFC 3168)."""
     """Share of packets with a changed byte; use with ``verify``."""
     rate: float = 0.0
     """Bytes a second; 0: unlimited."""
@@ -57,6 +60,20 @@ class Path:
     """Larger packets are dropped."""
     tells: bool = False
     """By Packet Too Big, in the destination's name."""
+
+
+def _marked(packet: bytes) -> bytes:
+    """As a router that is congested sends it on."""
+    out = bytearray(packet)
+    if ip.parse_untrusted(memoryview(out)).ecn == ip.NOT_ECT:
+        return packet
+    if out[0] >> 4 == 4:
+        out[1] |= ip.CE
+        out[10:12] = bytes(2)
+        out[10:12] = finish(ones_sum(out[:20])).to_bytes(2)
+    else:
+        out[1] |= ip.CE << 4
+    return bytes(out)
 
 
 class Program:
@@ -266,6 +283,8 @@ class StackSim:
         at += path.delay
         if path.reorder and rng.random() < path.reorder:
             at += rng.random() * 3 * path.delay
+        if path.mark and rng.random() < path.mark:
+            packet = _marked(packet)
         if path.corrupt and rng.random() < path.corrupt:
             changed = bytearray(packet)
             changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)

@@ -125,3 +125,21 @@ def test_a_changed_path_resumes_at_once() -> None:
     assert sim.now - began_at < 1.1 * (sim.forth.delay + sim.back.delay)
     assert sim.run(60, until=lambda: server.eof)
     assert len(server.received) == 2_000_000
+
+
+@pytest.mark.parametrize("ipv6", [False, True])
+@pytest.mark.parametrize("agreed", [False, True])
+def test_marks_of_congestion_slow_the_sender_and_nothing_is_sent_again(
+    agreed: bool, ipv6: bool
+) -> None:
+    sim = StackSim(1)
+    sim.a.tcp.offers_ecn = agreed
+    sim.forth.mark = 0.01
+    client, server = sim.connect(ipv6=ipv6)
+    client.send(sim.rng.randbytes(2_000_000), end=True)
+    assert sim.run(60, until=lambda: server.eof)
+    assert client.conn is not None
+    assert server.received == client.to_send
+    assert client.conn.retransmissions == 0
+    congestion = client.conn.congestion
+    assert (congestion.ssthresh < 1_000_000) is agreed
