@@ -23,6 +23,7 @@ _TCP = _socket.IPPROTO_TCP
 LINGER: Final = (_SOL_SOCKET, _socket.SO_LINGER)
 REUSE_ADDRESS: Final = (_SOL_SOCKET, _socket.SO_REUSEADDR)
 REUSE_PORT: Final = (_SOL_SOCKET, _socket.SO_REUSEPORT)
+INFO: Final = (_TCP, _socket.TCP_INFO)
 V6ONLY: Final = (_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY)
 
 _SIZES: Final[dict[OptionKey, int]] = {

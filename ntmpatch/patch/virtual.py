@@ -72,6 +72,8 @@ class VirtualSocket(_Base):
         size = buflen[0] if buflen else None
         if key == _ERROR:
             return options.as_asked(self._ntm_take_error(state), size)
+        if key == options.INFO and state.kind in (Kind.STREAM, Kind.CONNECTING):
+            return options.as_asked(self._ntm_info(state), size)
         if key == _LISTENING:
             return options.as_asked(int(state.kind is Kind.LISTENER), size)
         if key in _IDENTITY:
@@ -101,6 +103,12 @@ class VirtualSocket(_Base):
             except OSError as error:
                 if error.errno != errno.ENETDOWN:
                     raise
+
+    def _ntm_info(self, state: State) -> bytes:
+        """TCP_INFO, which only the stack knows."""
+        from ntmpatch.wire.local import Info, Inform  # noqa: PLC0415  # is loaded by now
+
+        return node.current.call(Inform(state.id), Info).data
 
     def _ntm_take_error(self, state: State) -> int:
         """SO_ERROR: the pending error, which is pending no more."""

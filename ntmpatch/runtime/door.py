@@ -115,6 +115,7 @@ class Door:
             local.SetBacklog: self.sockets.set_backlog,
             local.Abort: self.sockets.abort,
             local.Describe: self.sockets.describe,
+            local.Inform: self.sockets.inform,
             local.Status: self._status,
             local.Rebind: self._rebind,
         }

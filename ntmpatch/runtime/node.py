@@ -20,6 +20,7 @@ import gevent
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.base.drops import DropCounter
 from ntmpatch.base.errors import NtmpatchError
+from ntmpatch.packet.stack.tcp.info import describe
 from ntmpatch.runtime.door import Door
 from ntmpatch.runtime.hub import HubThread
 from ntmpatch.runtime.interfaces import usable
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from ntmpatch.wire import local
 
 log = logging.getLogger("ntmpatch.node")
+
+MAX_LISTED = 64
+"""Connections in a report, which has to fit one record."""
 
 STOP_TIMEOUT = 3.0
 """Seconds a program's end may wait for queued bytes and the farewell to the DC."""
@@ -130,6 +134,7 @@ class Node:
             "uptime_seconds": round(now - self._started_at, 3),
             "endpoints": [str(end) for end in self.peers.carrier.local_endpoints],
             "sockets": len(self.door.sockets),
+            "connections": [describe(conn) for conn in self.stack.tcp.connections[:MAX_LISTED]],
             "peers": self.peers.describe(now),
             "drops": self.drops.by_name() | self.peers.carrier.tunnel.drops.by_name(),
         }

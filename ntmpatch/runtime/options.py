@@ -34,6 +34,8 @@ def _apply_tcp(pump: TcpPump, connection: TcpConnection, name: int, number: int)
         connection.set_nodelay(on=bool(number))
     elif name == _socket.TCP_CORK:
         connection.set_cork(on=bool(number))
+    elif name == _socket.TCP_USER_TIMEOUT:
+        connection.set_user_timeout(number / 1000 if number else None, pump.now())
     elif name in (_socket.TCP_KEEPIDLE, _socket.TCP_KEEPINTVL, _socket.TCP_KEEPCNT):
         idle, interval, count = pump.keepalive
         if name == _socket.TCP_KEEPIDLE:

@@ -8,6 +8,7 @@ import itertools
 import os
 from typing import TYPE_CHECKING, Any
 
+from ntmpatch.packet.stack.tcp.info import pack_info
 from ntmpatch.runtime.listener import ListenerPump
 from ntmpatch.runtime.options import apply_option
 from ntmpatch.runtime.ports import Claim, PortTable
@@ -318,6 +319,13 @@ class VirtualSockets:
         elif request.id in self._options:
             self._options[request.id].append(option)
         return local.Done()
+
+    def inform(self, request: local.Inform, _fds: list[int]) -> local.Record:
+        """TCP_INFO."""
+        pump = self._streams.get(request.id)
+        if pump is None or pump.connection is None:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        return local.Info(pack_info(pump.connection, self._service.now()))
 
     def describe(self, request: local.Describe, _fds: list[int]) -> local.Record:
         """What a socket is that some process received without its history."""

@@ -157,6 +157,12 @@ class Describe(Record, frozen=True):
     inode: int
 
 
+class Inform(Record, frozen=True):
+    """TCP_INFO of a connection: ``Info``."""
+
+    id: int
+
+
 class Status(Record, frozen=True):
     """The node's state for ``ntmpatch status``: ``Report``."""
 
@@ -247,6 +253,12 @@ class Report(Record, frozen=True):
     json: bytes
 
 
+class Info(Record, frozen=True):
+    """``struct tcp_info`` of Linux."""
+
+    data: bytes
+
+
 class Done(Record, frozen=True):
     """It is done."""
 
@@ -278,6 +290,7 @@ AnyRequest: TypeAlias = (
     | SetBacklog
     | Abort
     | Describe
+    | Inform
     | Status
     | Rebind
 )
@@ -290,6 +303,7 @@ AnyReply: TypeAlias = (
     | Bound
     | Facts
     | Report
+    | Info
     | Done
     | Failed
     | NameFailed

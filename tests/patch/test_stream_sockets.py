@@ -341,6 +341,69 @@ def test_options_are_linux_own(pair):
     assert caught.value.errno == errno.ENOPROTOOPT
 
 
+def read_info(connection):
+    """The part of ``struct tcp_info`` that is compared, from the kernel or from the stack."""
+    data = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232)
+    assert len(data) == 232
+    words = struct.unpack_from("=24I4Q6I4Q2I2Q4I", data, 8)
+    return {
+        "state": data[0],
+        "options": data[5] & 7,  # timestamps, SACK, window scale
+        "unacked": words[4],
+        "cwnd_begins_at_ten": words[18] in (10, 11),
+        "total_retrans": words[23],
+        "acked": words[26],
+        "received": words[27],
+        "notsent": words[30],
+        "bytes_sent": words[40],
+        "bytes_retrans": words[41],
+        "rtt_known": words[15] > 0,
+        "min_rtt_known": 0 < words[31] < 0xFFFFFFFF,
+    }
+
+
+def converse(client, connection):
+    client.sendall(bytes(5000))
+    connection.sendall(receive_exactly(connection, 5000)[:700])
+    receive_exactly(client, 700)
+    client.sendall(b"so that the answer is acknowledged")
+    receive_exactly(connection, 34)
+
+
+def receive_exactly(connection, size):
+    parts = []
+    while size:
+        parts.append(connection.recv(size))
+        size -= len(parts[-1])
+    return b"".join(parts)
+
+
+def test_tcp_info_is_what_linux_tells_of_the_same_conversation(pair):
+    client, connection = pair
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        kernel_client = socket.create_connection(listener.getsockname())
+        kernel_connection, _ = listener.accept()
+    with kernel_client, kernel_connection:
+        converse(kernel_client, kernel_connection)
+        wanted = read_info(kernel_connection)
+    converse(client, connection)
+    assert read_info(connection) == wanted
+    assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO) & 0xFF == 1, "ESTABLISHED"
+    connection.shutdown(socket.SHUT_WR)
+    assert client.recv(1) == b""
+    assert read_info(client)["state"] == 8, "CLOSE-WAIT"
+
+
+def test_user_timeout_reaches_the_stack(pair, nodes):
+    client, _ = pair
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 2500)
+    assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 2500
+    port = client.getsockname()[1]
+    connections = nodes.services["a"].stack.tcp.connections
+    (ours,) = [each for each in connections if each.local[1] == port]
+    assert ours.user_timeout == 2.5
+
+
 def test_options_set_before_connecting_are_kept(server):
     with socket.socket() as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -68,6 +68,7 @@ def test_control_socket_is_its_owners_and_goes_with_the_node(nodes):
         (local.BindTcp((4,), b"\xc6\x12\x00\x02", 0), errno.EADDRNOTAVAIL),
         (local.Describe(12345), errno.ENOENT),
         (local.SetBacklog(12345, 1), errno.EINVAL),
+        (local.Inform(12345), errno.ENOTCONN),
     ],
 )
 def test_refusals(program, request_, error):

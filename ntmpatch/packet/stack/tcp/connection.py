@@ -65,6 +65,7 @@ class TcpConnection:
         "blocked",
         "bytes_acked",
         "bytes_received",
+        "bytes_resent",
         "congestion",
         "cork",
         "corrected_at",
@@ -238,6 +239,7 @@ class TcpConnection:
         # For whoever looks at it.
         self.bytes_acked = 0
         self.bytes_received = 0
+        self.bytes_resent = 0
         self.segments_sent = 0
         self.segments_received = 0
 

@@ -118,6 +118,7 @@ def _again(
     count = segment.packet_count
     conn.scoreboard.resent(start, end, now)
     conn.retransmissions += count
+    conn.bytes_resent += len(segment.payload)
     conn.episode.repaired(count, service.timestamp(now) if conn.timestamps else None)
     if start == conn.snd_una:
         service.arm_retransmission(conn, now)  # the repair has its time, too
