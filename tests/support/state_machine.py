@@ -47,6 +47,7 @@ class Machine:
         self.conn: TcpConnection | None = None
         self.told: list[str] = []
         self.far_nxt = FAR_ISN
+        self._sent: list[tcp.Segment] = []
         self.local_port = PORT
         self._scratch = memoryview(bytearray(1 << 18))
 
@@ -190,8 +191,23 @@ class Machine:
                 self.conn.close(self.now)
             case "abort" if self.conn is not None:
                 self.conn.abort(self.now)
+            case "close, linger 0" if self.conn is not None:
+                self.conn.set_linger(0)
+                self.conn.close(self.now)
             case "time" if self.conn is not None:
                 self._let_time_pass()
+            case "keep-alive" if self.conn is not None:
+                self.conn.set_keepalive((1.0, 1.0, 1), self.now)
+                self._wait(5.0)
+            case "user timeout" if self.conn is not None:
+                self.conn.set_user_timeout(3.0, self.now)
+                if self.conn.send_space():
+                    self.conn.commit(100, self.now)
+                self._wait(5.0)
+            case "unreachable":
+                self.stack.host_unreachable(THERE, self.now)
+            case "path changed":
+                self.stack.path_changed(THERE, self.now)
 
     def _let_time_pass(self) -> None:
         """Until the next timer has run; at most the two minutes of everything that is ours."""
@@ -200,9 +216,19 @@ class Machine:
             self.now = due_at
             self.stack.handle_timeout(self.now)
 
+    def _wait(self, seconds: float) -> None:
+        """Nobody answers."""
+        end = self.now + seconds
+        self._sent += self.sent()
+        while (due_at := self.stack.poll_timeout()) is not None and due_at <= end:
+            self.now = due_at
+            self.stack.handle_timeout(self.now)
+            self._sent += self.sent()
+        self.now = end
+
     def outcome(self) -> Outcome:
         """After an input."""
-        sent = self.sent()
+        sent = [*self._sent, *self.sent()]
         conn = self.conn
         if conn is None:
             connections = self.stack.tcp.connections
@@ -255,8 +281,13 @@ INPUTS = (
     "FIN",
     "shutdown",
     "close",
+    "close, linger 0",
     "abort",
     "time",
+    "keep-alive",
+    "user timeout",
+    "unreachable",
+    "path changed",
 )
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from ntmpatch.packet.stack.tcp.hystart import CSS_GROWTH_DIVISOR, HyStart
 
-INITIAL_WINDOW = 10
-"""Segments (RFC 6928)."""
 _C = 0.4
 _BETA = 0.7
 _UNLIMITED = 1 << 62
 
 Saved = tuple[int, int, float, float, float, float, "float | None"]
 """What ``restore`` needs to undo a reduction."""
+
+
+def initial_window(mss: int) -> int:
+    """Bytes (RFC 6928 section 2): ten segments, but of large ones fewer."""
+    return min(10 * mss, max(2 * mss, 14600))
 
 
 class Cubic:
@@ -31,7 +34,7 @@ class Cubic:
 
     def __init__(self, mss: int) -> None:
         self._mss = mss
-        self.cwnd = INITIAL_WINDOW * mss
+        self.cwnd = initial_window(mss)
         self.ssthresh = _UNLIMITED
         self._w_max = 0.0
         self._w_est = 0.0
@@ -47,8 +50,9 @@ class Cubic:
 
     def set_mss(self, mss: int) -> None:
         """The segment size became known, or changed."""
-        if self.cwnd == INITIAL_WINDOW * self._mss:
-            self.cwnd = INITIAL_WINDOW * mss
+        if self.cwnd == initial_window(self._mss):
+            self.cwnd = initial_window(mss)
+        self.cwnd = max(self.cwnd, mss)
         self._mss = mss
 
     def acknowledged(
@@ -131,12 +135,12 @@ class Cubic:
 
     def idle(self) -> None:
         """Nothing was sent for a time-out: the path may have changed (RFC 5681 section 4.1)."""
-        self.cwnd = min(self.cwnd, INITIAL_WINDOW * self._mss)
+        self.cwnd = min(self.cwnd, initial_window(self._mss))
         self._epoch_at = None
 
     def forget(self) -> None:
         """The path is another one: nothing that was learned holds."""
-        self.cwnd = INITIAL_WINDOW * self._mss
+        self.cwnd = initial_window(self._mss)
         self.ssthresh = _UNLIMITED
         self._w_max = 0.0
         self._epoch_at = None

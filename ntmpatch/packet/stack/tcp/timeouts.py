@@ -131,6 +131,8 @@ def path_changed(conn: TcpConnection, service: TcpService, now: float) -> None:
     Whatever was under way went the old way: it is sent again at once, and the far end is told
     where we are, so that it does the same if it has data under way.
     """
+    if conn.state is State.TIME_WAIT:
+        return  # it has nothing to say
     conn.rtt.restart()
     conn.rack.forget()
     conn.congestion.forget()
