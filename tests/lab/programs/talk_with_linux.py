@@ -57,13 +57,11 @@ class Host:
         ):
             subprocess.run([*self.prefix, *command.split()], check=True)
 
-    def peer(self, plan: dict[str, Any]) -> subprocess.Popen[bytes]:
+    def peer(self, plan: dict[str, Any]) -> Peer:
         """The kernel's end of a plan."""
-        command = [*self.prefix, sys.executable, str(PEER), json.dumps(plan)]
-        peer = subprocess.Popen(command, stdout=subprocess.PIPE)
+        peer = Peer([*self.prefix, sys.executable, str(PEER), json.dumps(plan)])
         if plan.get("listen"):
-            assert peer.stdout is not None
-            peer.stdout.readline()
+            peer.wait_for_line()
         return peer
 
     def counters(self) -> dict[str, int]:
@@ -80,6 +78,31 @@ class Host:
             self.holder.wait()
 
 
+class Peer:
+    """A program beside us; what it says may be more than a pipe holds."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._output = os.memfd_create("peer")
+        self.process = subprocess.Popen(command, stdout=self._output)
+
+    def wait_for_line(self) -> None:
+        """Until it has said something."""
+        while not self.lines() and self.process.poll() is None:
+            time.sleep(0.01)
+
+    def lines(self) -> list[bytes]:
+        """All that it has said."""
+        size = os.fstat(self._output).st_size
+        return os.pread(self._output, size, 0).splitlines()  # the position is the program's, too
+
+    def close(self) -> None:
+        """End it."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._output)
+
+
 def main() -> None:
     """Play the experiment."""
     experiment = json.loads(sys.argv[1])
@@ -92,7 +115,7 @@ def main() -> None:
         stack.add_address(packed(address))
     emulator.attach(stack, [packed(each) for each in OURS], ways.setdefault("ours", Way()))
     hosts: list[Host] = []
-    peers: list[subprocess.Popen[bytes]] = []
+    peers: list[Peer] = []
     try:
         wanted = 1 + max(plan.get("host", 0) for plan in experiment["linux"])
         for index in range(wanted):
@@ -106,7 +129,7 @@ def main() -> None:
         peers += [hosts[plan.get("host", 0)].peer(plan) for plan in experiment["linux"]]
 
         def is_over() -> bool:
-            return all(peer.poll() is not None for peer in peers) and all(
+            return all(peer.process.poll() is not None for peer in peers) and all(
                 len(talkers) >= plan.get("count", 1) and all(each.is_over for each in talkers)
                 for plan, talkers in zip(plans, ours, strict=True)
             )
@@ -116,7 +139,7 @@ def main() -> None:
         emulator.run(experiment.get("limit", 60))
         output = {
             "ours": [[talker.report() for talker in talkers] for talkers in ours],
-            "linux": [json.loads(_read_all(peer).splitlines()[-1]) for peer in peers],
+            "linux": [json.loads(peer.lines()[-1]) for peer in peers],
             "counters": [host.counters() for host in hosts],
             "drops": stack.drops.by_name(),
             "ways": {name: vars(way) for name, way in ways.items()},
@@ -124,16 +147,9 @@ def main() -> None:
         print(json.dumps(output))
     finally:
         for peer in peers:
-            if peer.poll() is None:
-                peer.kill()
-            peer.wait()
+            peer.close()
         for host in hosts:
             host.close()
-
-
-def _read_all(peer: subprocess.Popen[bytes]) -> str:
-    assert peer.stdout is not None
-    return peer.stdout.read().decode()
 
 
 if __name__ == "__main__":
