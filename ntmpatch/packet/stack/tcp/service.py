@@ -12,11 +12,12 @@ from ntmpatch.packet.stack.pathsearch import MIN_MTU
 from ntmpatch.packet.stack.ports import choose_ephemeral, os_error
 from ntmpatch.packet.stack.tcp.autotune import WINDOW_SCALE, Budget
 from ntmpatch.packet.stack.tcp.connection import TcpConnection, Timer
-from ntmpatch.packet.stack.tcp.cookies import COOKIE_RTT, COOKIE_WINDOW, SynCookies
-from ntmpatch.packet.stack.tcp.input import segment_arrives, take_syn
-from ntmpatch.packet.stack.tcp.isn import UNWRAPPED, initial_sequence
+from ntmpatch.packet.stack.tcp.cookies import SynCookies
+from ntmpatch.packet.stack.tcp.input import segment_arrives
+from ntmpatch.packet.stack.tcp.isn import initial_sequence
 from ntmpatch.packet.stack.tcp.listener import ListenerTable, TcpListener
 from ntmpatch.packet.stack.tcp.output import tail, transmit
+from ntmpatch.packet.stack.tcp.passive import must_wait, open_by_cookie, open_passively
 from ntmpatch.packet.stack.tcp.sendbuffer import RingPool
 from ntmpatch.packet.stack.tcp.states import RESETTING, SYNCHRONISED, State
 from ntmpatch.packet.stack.tcp.timeouts import (
@@ -151,13 +152,13 @@ class TcpService:
             self.finish(old, 0)
         elif old is not None:
             raise os_error(errno.EADDRNOTAVAIL)
-        if len(self._connections) >= MAX_CONNECTIONS:
+        if self.is_full:
             raise os_error(errno.ENOBUFS)
         conn = TcpConnection(
             self,
             local,
             remote,
-            iss=self._initial_sequence(local, remote, now),
+            iss=self.initial_sequence(local, remote, now),
             state=State.SYN_SENT,
         )
         conn.handler = handler
@@ -175,7 +176,7 @@ class TcpService:
             self.finish(conn, 0)
             conn = None
         if conn is not None and not (
-            conn.state is State.SYN_RECEIVED and self._must_wait(conn, seg)
+            conn.state is State.SYN_RECEIVED and must_wait(self, conn, seg)
         ):
             segment_arrives(conn, self, seg, now)
         if conn is not None:
@@ -188,11 +189,11 @@ class TcpService:
             self.drops.drop(Drop.TCP_NO_CONNECTION)
             self.send_reset(local, remote, seg)
         elif seg.flags & (tcp.SYN | tcp.ACK) == tcp.SYN:
-            self._open_passively(listener, local, remote, seg, now)
+            open_passively(self, listener, local, remote, seg, now)
         elif not seg.flags & tcp.ACK:
             self.drops.drop(Drop.TCP_UNEXPECTED_FLAGS)  # RFC 9293 section 3.10.7.2, fourth
         else:
-            self._open_by_cookie(listener, local, remote, seg, now)
+            open_by_cookie(self, listener, local, remote, seg, now)
 
     def poll(self, now: float) -> SuperSegment | None:
         """The next super-segment of any connection, each in its turn."""
@@ -461,104 +462,34 @@ class TcpService:
             size = seg.size + bool(seg.flags & tcp.SYN) + bool(seg.flags & tcp.FIN)
             seq, ack, flags = 0, (seg.seq + size) & 0xFFFFFFFF, tcp.RST | tcp.ACK
         header = tcp.build(local[1], remote[1], seq=seq, ack=ack, flags=flags, window=0)
-        self._emit_bare(local[0], remote[0], header)
+        self.emit_bare(local[0], remote[0], header)
 
-    def _emit_bare(self, source: bytes, destination: bytes, header: bytes) -> None:
+    def initial_sequence(
+        self, local: tuple[bytes, int], remote: tuple[bytes, int], now: float
+    ) -> int:
+        """Of a new connection (RFC 6528)."""
+        return initial_sequence(self._secret, local, remote, now - self._epoch)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another connection."""
+        return len(self._connections) >= MAX_CONNECTIONS
+
+    def insert(self, conn: TcpConnection) -> None:
+        """A connection that somebody opens."""
+        self._connections[(*conn.local, *conn.remote)] = conn
+
+    def listener_of(self, conn: TcpConnection) -> TcpListener | None:
+        """Who would be told of the connection."""
+        return self._listeners.find(conn.local, conn.remote)
+
+    def emit_bare(self, source: bytes, destination: bytes, header: bytes) -> None:
+        """Send a segment that has no data and belongs to no connection."""
         head = ip.build(source, destination, ip.TCP, len(header))
         offset = len(head)
         self._emit(SuperSegment(destination, head + header, memoryview(b""), 1, offset))
 
     # --- inside -----------------------------------------------------------------------------
-
-    def _open_passively(
-        self,
-        listener: TcpListener,
-        local: tuple[bytes, int],
-        remote: tuple[bytes, int],
-        seg: Segment,
-        now: float,
-    ) -> None:
-        if listener.is_unattended or len(self._connections) >= MAX_CONNECTIONS:
-            self.drops.drop(Drop.TCP_BACKLOG_FULL)
-            return
-        if listener.is_full:
-            header = self.cookies.build_answer(
-                (*local, *remote),
-                seg,
-                now,
-                mss=self.advertised_mss(remote[0]),
-                window_scale=self.window_scale,
-                ecn=self.answers_ecn,
-            )
-            self._emit_bare(local[0], remote[0], header)
-            return
-        iss = self._initial_sequence(local, remote, now)
-        conn = self._half_open(listener, local, remote, iss, seg, now)
-        conn.snd_wnd = seg.window
-        conn.release_slot = listener.half_open.discard
-        listener.half_open.add(conn)
-        conn.syn_due = True
-        self.wake(conn)
-
-    def _half_open(
-        self,
-        listener: TcpListener,
-        local: tuple[bytes, int],
-        remote: tuple[bytes, int],
-        iss: int,
-        syn: Segment,
-        now: float,
-    ) -> TcpConnection:
-        conn = TcpConnection(self, local, remote, iss=iss, state=State.SYN_RECEIVED)
-        conn.accept = listener.accept
-        self._connections[(*local, *remote)] = conn
-        take_syn(conn, self, syn, now)
-        conn.last_heard_at = now
-        return conn
-
-    def _open_by_cookie(
-        self,
-        listener: TcpListener,
-        local: tuple[bytes, int],
-        remote: tuple[bytes, int],
-        seg: Segment,
-        now: float,
-    ) -> None:
-        """A segment for no connection: the last ACK of a handshake, if it brings our cookie back.
-
-        Data may ride on it, or come alone where that ACK was lost.
-        """
-        syn = None if seg.flags & tcp.SYN else self.cookies.recall((*local, *remote), seg, now)
-        if syn is None:
-            is_ack = seg.flags & (tcp.SYN | tcp.ACK) == tcp.ACK and self.cookies.are_out(now)
-            self.drops.drop(Drop.TCP_BAD_COOKIE if is_ack else Drop.TCP_NO_CONNECTION)
-            self.send_reset(local, remote, seg)
-            return
-        if listener.is_unattended or len(self._connections) >= MAX_CONNECTIONS:
-            self.drops.drop(Drop.TCP_BACKLOG_FULL)
-            return
-        iss = UNWRAPPED + ((seg.ack - 1) & 0xFFFFFFFF)
-        conn = self._half_open(listener, local, remote, iss, syn, now)
-        conn.snd_nxt = conn.iss + 1
-        conn.rcv_adv = conn.rcv_nxt + COOKIE_WINDOW
-        elapsed = COOKIE_RTT
-        if conn.timestamps:
-            # Too much by up to 64 ms, since the echo's low bits were the options.
-            elapsed = ((self.timestamp(now) - seg.options.echo) & 0xFFFFFFFF) / 1000
-            seg.options.echo = 0
-        conn.syn_sent_at = now - min(elapsed, COOKIE_RTT)
-        segment_arrives(conn, self, seg, now)
-
-    def _must_wait(self, conn: TcpConnection, seg: Segment) -> bool:
-        """The last ACK of a handshake while too many connections wait for the program."""
-        if seg.flags & (tcp.SYN | tcp.RST | tcp.ACK) != tcp.ACK:
-            return False
-        listener = self._listeners.find(conn.local, conn.remote) if conn.accept else None
-        if listener is None or not listener.is_unattended:
-            return False
-        # As Linux: our SYN-ACK goes again by its timer, and the far end's ACK or data after it.
-        self.drops.drop(Drop.TCP_BACKLOG_FULL)
-        return True
 
     def _may_reuse(self, conn: TcpConnection, seg: Segment) -> bool:
         """RFC 6191: a SYN that is surely newer than the connection in TIME-WAIT."""
@@ -571,11 +502,6 @@ class TcpService:
                 return True
         # Within one tick of the timestamps, the sequence numbers tell (as Linux does).
         return conn.unwrap(seg.seq, conn.rcv_nxt) > conn.rcv_nxt
-
-    def _initial_sequence(
-        self, local: tuple[bytes, int], remote: tuple[bytes, int], now: float
-    ) -> int:
-        return initial_sequence(self._secret, local, remote, now - self._epoch)
 
 
 def _owned(segment: SuperSegment) -> SuperSegment:
