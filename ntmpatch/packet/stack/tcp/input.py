@@ -386,13 +386,16 @@ def _in_order(
         held = conn.reassembly.size
         more = conn.reassembly.take(conn.rcv_nxt)
         service.budget.held -= held - conn.reassembly.size
-        size = sum(map(len, more))
-        conn.rcv_nxt += size
-        conn.bytes_received += size
+        more_size = sum(map(len, more))
+        conn.rcv_nxt += more_size
+        conn.bytes_received += more_size
+        size += more_size
         views = [*pieces, *(memoryview(piece) for piece in more)]
     if conn.waiting is None and conn.handler is not None:
         taken = conn.handler.deliver(views)
         conn.receive_space.taken(taken, conn.rtt, service.budget, now)
+        if taken == size:
+            return
         views = _skip(views, taken)
     if views and not conn.done:
         if conn.waiting is None:
