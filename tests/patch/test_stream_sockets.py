@@ -350,7 +350,7 @@ def read_info(connection):
         "state": data[0],
         "options": data[5] & 7,  # timestamps, SACK, window scale
         "unacked": words[4],
-        "cwnd_begins_at_ten": words[18] in (10, 11),
+        "has_window": words[18] >= 2,
         "total_retrans": words[23],
         "acked": words[26],
         "received": words[27],
