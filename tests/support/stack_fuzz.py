@@ -133,7 +133,7 @@ class World:
 
     def conns(self) -> list[TcpConnection]:
         """All that handlers were given, and those half open."""
-        known = {each.conn for each in self.programs if each.conn is not None}
+        known = dict.fromkeys(each.conn for each in self.programs if each.conn is not None)
         return [*known, *(each for each in self.stack.tcp.connections if each not in known)]
 
     # --- the stack's user ----------------------------------------------------------------------
