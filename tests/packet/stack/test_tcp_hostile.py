@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from state_machine import STATES, THERE, Machine
 
+from ntmpatch.packet.stack.tcp.states import State
 from ntmpatch.wire import tcp
 
 if TYPE_CHECKING:
@@ -114,3 +115,14 @@ def test_whatever_arrives_nothing_is_raised_and_nothing_stays(seed: int) -> None
         assert not machine.stack.tcp.connections
         assert budget.held == 0
         assert budget.granted == 0
+
+
+def test_nothing_is_held_that_was_sent_from_behind_the_end_of_a_stream() -> None:
+    machine = Machine()
+    machine.enter("ESTABLISHED")
+    machine.receive(tcp.ACK, machine.far_nxt + 1, machine.snd_nxt, bytes(100))
+    assert machine.stack.tcp.budget.held == 100
+    machine.receive(tcp.ACK | tcp.FIN, machine.far_nxt, machine.snd_nxt)
+    assert machine.conn is not None
+    assert machine.conn.state is State.CLOSE_WAIT
+    assert machine.stack.tcp.budget.held == 0

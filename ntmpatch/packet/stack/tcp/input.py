@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ntmpatch.base.drops import Drop
 from ntmpatch.packet.stack.tcp.connection import TcpConnection, Timer
 from ntmpatch.packet.stack.tcp.output import DELAYED_ACK_TIMEOUT
+from ntmpatch.packet.stack.tcp.reassembly import Reassembly
 from ntmpatch.packet.stack.tcp.recovery import acknowledged, heard_congestion
 from ntmpatch.packet.stack.tcp.states import RECEIVING, State
 from ntmpatch.wire import tcp
@@ -408,6 +409,9 @@ def _in_order(
 
 def _take_fin(conn: TcpConnection, service: TcpService, now: float) -> None:
     conn.rcv_nxt += 1
+    # What a hostile far end sent from behind its FIN is in no stream.
+    service.budget.held -= conn.reassembly.size
+    conn.reassembly = Reassembly()
     _acknowledge_now(conn, service)
     if conn.state is State.ESTABLISHED:
         conn.state = State.CLOSE_WAIT
