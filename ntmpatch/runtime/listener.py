@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import _socket
 import array
+import fcntl
+import sys
+import termios
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +45,8 @@ class ListenerPump:
         self._adopt = adopt
         self._waiting: deque[tuple[bytes, int]] = deque()
         """Header and near end of what the pair had no room for."""
+        self._record_cost = 1
+        """What the kernel counts for one record on its way."""
         self._read: Any = host.loop.io(far.fileno(), READ)
         self._read.start(self._program_ended)
         self._write: Any = host.loop.io(far.fileno(), WRITE)
@@ -55,6 +60,18 @@ class ListenerPump:
         self._pass_on()
         return pump
 
+    def count_unaccepted(self) -> int:
+        """How many connections the program has not accepted: those in the pair, and those here."""
+        return len(self._waiting) + -(-self._in_pair() // self._record_cost)
+
+    def _in_pair(self) -> int:
+        """Of what was sent into the pair and not received, as the kernel counts it."""
+        if self._far is None:
+            return 0
+        size = bytearray(4)
+        fcntl.ioctl(self._far, termios.TIOCOUTQ, size)
+        return int.from_bytes(size, sys.byteorder)
+
     def set_backlog(self, backlog: int) -> None:
         """Change how many connections may wait in the stack."""
         for listener in self.listeners:
@@ -67,6 +84,7 @@ class ListenerPump:
             header, near = waiting[0]
             rights = array.array("i", [near])
             if far is not None:
+                before = self._in_pair()
                 try:
                     far.sendmsg([header], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
                 except BlockingIOError:
@@ -75,6 +93,8 @@ class ListenerPump:
                 except OSError:
                     # ETOOMANYREFS or a program that closed: the connection ends with its near end.
                     pass
+                # All are of one size; the program may have received some meanwhile.
+                self._record_cost = max(self._record_cost, self._in_pair() - before)
             waiting.popleft()
             _socket.close(near)
         if far is not None:

@@ -194,17 +194,17 @@ class VirtualSockets:
         self._options[id_] = list(request.options)
         try:
             for family in request.families:
-                pump.listeners.append(
-                    self._service.stack.listen_tcp(
-                        request.address,
-                        claim.port,
-                        family=family,
-                        backlog=request.backlog,
-                        accept=pump.accept,
-                        reuse_address=request.reuse_address,
-                        reuse_port=request.reuse_port,
-                    )
+                listener = self._service.stack.listen_tcp(
+                    request.address,
+                    claim.port,
+                    family=family,
+                    backlog=request.backlog,
+                    accept=pump.accept,
+                    reuse_address=request.reuse_address,
+                    reuse_port=request.reuse_port,
                 )
+                listener.count_unaccepted = pump.count_unaccepted
+                pump.listeners.append(listener)
         except OSError:
             pump.close()
             raise

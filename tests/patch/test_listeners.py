@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -260,3 +261,30 @@ def test_listener_and_connection_travel_to_a_spawned_process(program, host):
         node="a",
     )
     assert process.stdout.read() == "done 0\n"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "198.18.0.1", "fd12:3456:789a::1"])
+@pytest.mark.parametrize("backlog", [0, 3])
+def test_connections_that_are_not_accepted_are_bounded_by_the_backlog(host, backlog):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((host, 0), family=family))
+        listener.listen(backlog)
+
+        def connect():
+            client = stack.enter_context(socket.socket(family))
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+            return client
+
+        early = [connect() for _ in range(backlog + 1)]
+        for client in early:
+            assert select.select([], [client], [], 5)[1]
+        late = connect()
+        assert not select.select([], [late], [], 0.2)[1], "as Linux, one more than the backlog"
+        for _ in early:
+            stack.enter_context(listener.accept()[0])
+        assert select.select([], [late], [], 10)[1], "its SYN goes again"
+        late.send(b"x")
+        connection = stack.enter_context(listener.accept()[0])
+        assert connection.recv(1) == b"x"
