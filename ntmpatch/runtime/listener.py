@@ -15,7 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ntmpatch.runtime.forking import disown, own
-from ntmpatch.runtime.pump import READ, WRITE, PumpHost
+from ntmpatch.runtime.pump import READ, WRITE, PumpHost, is_hung_up
 from ntmpatch.wire.local import pack_accepted
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class ListenerPump:
 
     def count_unaccepted(self) -> int:
         """How many connections the program has not accepted: those in the pair, and those here."""
+        self.close_if_ended()
         return len(self._waiting) + -(-self._in_pair() // self._record_cost)
 
     def _in_pair(self) -> int:
@@ -104,6 +105,11 @@ class ListenerPump:
         """The program never writes here, so a readable far end is a closed listener."""
         self.close()
         self._host.flush()
+
+    def close_if_ended(self) -> None:
+        """Without waiting for the loop to tell."""
+        if self._far is not None and is_hung_up(self._far):
+            self.close()
 
     def close(self) -> None:
         """Listen no more; what was not accepted is reset by its own pump."""

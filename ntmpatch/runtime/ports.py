@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 EPHEMERAL_PORTS = range(32768, 61000)
 """Linux's default net.ipv4.ip_local_port_range."""
@@ -39,16 +39,18 @@ class Claim:
             return False
         if self.reuse_port and other.reuse_port:
             return False
-        return not (
-            self.reuse_address and other.reuse_address and not (self.listening or other.listening)
-        )
+        return not (self.reuse_address and other.reuse_address and not self.listening)
 
 
 class PortTable:
     """All claims of one node."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(
+        self, rng: random.Random, users: Callable[[int], Iterable[Claim]] = lambda _: ()
+    ) -> None:
+        """``users`` tells of the connections that have a port."""
         self._rng = rng
+        self._users = users
         self._claims: dict[int, Claim] = {}
 
     def get(self, id_: int) -> Claim | None:
@@ -74,7 +76,9 @@ class PortTable:
                 claim.reuse_port,
                 claim.listening,
             )
-            if not any(other.excludes(candidate) for other in others):
+            if not any(other.excludes(candidate) for other in others) and not any(
+                user.excludes(candidate) for user in self._users(port)
+            ):
                 self._claims[candidate.id] = candidate
                 return candidate
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

@@ -12,7 +12,7 @@ from ntmpatch.packet.stack.tcp.info import pack_info
 from ntmpatch.runtime.listener import ListenerPump
 from ntmpatch.runtime.options import apply_option
 from ntmpatch.runtime.ports import Claim, PortTable
-from ntmpatch.runtime.pump import READ, Hangups
+from ntmpatch.runtime.pump import READ, Hangups, is_hung_up
 from ntmpatch.runtime.pump_tcp import TcpPump
 from ntmpatch.runtime.pump_udp import UdpPump
 from ntmpatch.wire import local
@@ -38,7 +38,7 @@ class VirtualSockets:
         self.hangups = hangups
         self.scratch = memoryview(bytearray(local.DATAGRAM_SIZE + 65535))
         self._ids = itertools.count(1)
-        self._ports = PortTable(rng)
+        self._ports = PortTable(rng, self._users)
         self._streams: dict[int, TcpPump] = {}
         self._listeners: dict[int, ListenerPump] = {}
         self._datagrams: dict[int, UdpPump] = {}
@@ -104,6 +104,7 @@ class VirtualSockets:
         self._require_address(request.local)
         pump = TcpPump(self, next(self._ids), _take(fds), filler_size=request.filler_size)
         self._streams[pump.id] = pump
+        bound = self._ports.get(request.bound_id)
         self._end_reservation(request.bound_id)
         try:
             connection = self._service.stack.connect_tcp(
@@ -113,6 +114,7 @@ class VirtualSockets:
                 self.now(),
                 local=request.local,
                 local_port=request.local_port,
+                reuse=(False, False) if bound is None else (bound.reuse_address, bound.reuse_port),
             )
         except OSError:
             pump.abort()
@@ -146,7 +148,7 @@ class VirtualSockets:
         """Reserve a port until the program listens, connects or closes."""
         self._require_address(request.address)
         id_ = next(self._ids)
-        claim = self._ports.claim(
+        claim = self._claim(
             Claim(
                 id_,
                 request.families,
@@ -163,6 +165,24 @@ class VirtualSockets:
         self._reserved[id_] = (far, watcher)
         return local.Bound(id_, claim.port)
 
+    def _claim(self, claim: Claim) -> Claim:
+        """OSError(EADDRINUSE) if somebody has the port, and has not just closed."""
+        try:
+            return self._ports.claim(claim)
+        except OSError:
+            for id_, (far, _) in list(self._reserved.items()):
+                if is_hung_up(far):
+                    self._end_reservation(id_)
+            for listener in list(self._listeners.values()):
+                listener.close_if_ended()
+            return self._ports.claim(claim)
+
+    def _users(self, port: int) -> list[Claim]:
+        return [
+            Claim(0, (4 if len(each.local[0]) == 4 else 6,), *each.local, *each.reuse)
+            for each in self._service.stack.tcp.at_port(port)
+        ]
+
     def _end_reservation(self, id_: int) -> None:
         reserved = self._reserved.pop(id_, None)
         if reserved is None:
@@ -178,7 +198,7 @@ class VirtualSockets:
         self._require_address(request.address)
         id_ = next(self._ids)
         self._end_reservation(request.bound_id)
-        claim = self._ports.claim(
+        claim = self._claim(
             Claim(
                 id_,
                 request.families,

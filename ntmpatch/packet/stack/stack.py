@@ -162,11 +162,16 @@ class Stack:
         *,
         local: bytes | None = None,
         local_port: int = 0,
+        reuse: tuple[bool, bool] = (False, False),
     ) -> TcpConnection:
-        """Begin to open a connection; its outcome is told to ``handler``."""
+        """Begin to open a connection; its outcome is told to ``handler``.
+
+        ``reuse``: SO_REUSEADDR and SO_REUSEPORT.
+        """
         self._require(local)
         source = self.source_for(remote) if local is None else local
-        return self.tcp.connect((source, local_port), (remote, port), handler, now)
+        ends = (source, local_port), (remote, port)
+        return self.tcp.connect(*ends, handler, now, reuse=reuse)
 
     def bind_udp(
         self,

@@ -103,6 +103,7 @@ class TcpConnection:
         "release_slot",
         "remote",
         "retransmissions",
+        "reuse",
         "rtt",
         "sack",
         "scoreboard",
@@ -150,6 +151,8 @@ class TcpConnection:
         """Of a connection that a listener made: asked for the handler when it is established."""
         self.release_slot: Callable[[TcpConnection], None] | None = None
         # Options of the program.
+        self.reuse = (False, False)
+        """SO_REUSEADDR and SO_REUSEPORT: whether others may bind to the port."""
         self.nodelay = False
         self.cork = False
         self.keepalive: tuple[float, float, int] | None = None

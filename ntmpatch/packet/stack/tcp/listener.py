@@ -45,8 +45,12 @@ class TcpListener:
         self.reuse_port = reuse_port
         self.half_open: set[TcpConnection] = set()
         self.backlog = backlog
+        self.is_closed = False
         self.count_unaccepted: Callable[[], int] | None = None
-        """Tells how many connections the program has not accepted; None: it accepts at once."""
+        """Tells how many connections the program has not accepted; None: it accepts at once.
+
+        Asked before a connection is let in; it may close the listener.
+        """
         self._service = service
 
     @property
@@ -65,6 +69,7 @@ class TcpListener:
 
     def close(self) -> None:
         """Listen no more; connections that are being made are reset."""
+        self.is_closed = True
         self._service.remove_listener(self)
 
 
@@ -78,6 +83,10 @@ class ListenerTable:
     def choose_port(self, family: int) -> int:
         """A port at which nobody of ``family`` listens."""
         return choose_ephemeral(self._rng, lambda each: (family, each) not in self._listeners)
+
+    def has(self, family: int, port: int) -> bool:
+        """Whether anybody of ``family`` listens there."""
+        return (family, port) in self._listeners
 
     def add(self, listener: TcpListener) -> None:
         """OSError EADDRINUSE if somebody else listens there and both do not share."""

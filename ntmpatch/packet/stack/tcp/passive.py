@@ -27,7 +27,12 @@ def open_passively(
     now: float,
 ) -> None:
     """A SYN for a listener (RFC 9293 section 3.10.7.2, third)."""
-    if listener.is_unattended or service.is_full:
+    is_unattended = listener.is_unattended
+    if listener.is_closed:  # the program has just ended, as it turns out
+        service.drops.drop(Drop.TCP_NO_CONNECTION)
+        service.send_reset(local, remote, seg)
+        return
+    if is_unattended or service.is_full:
         service.drops.drop(Drop.TCP_BACKLOG_FULL)
         return
     if listener.is_full:
@@ -61,6 +66,7 @@ def _half_open(
 ) -> TcpConnection:
     conn = TcpConnection(service, local, remote, iss=iss, state=State.SYN_RECEIVED)
     conn.accept = listener.accept
+    conn.reuse = listener.reuse_address, listener.reuse_port
     service.insert(conn)
     take_syn(conn, service, syn, now)
     conn.last_heard_at = now
@@ -107,7 +113,7 @@ def must_wait(service: TcpService, conn: TcpConnection, seg: Segment) -> bool:
         return False
     listener = service.listener_of(conn) if conn.accept else None
     if listener is None or not listener.is_unattended:
-        return False
+        return conn.done  # if the listener has closed
     # As Linux: our SYN-ACK goes again by its timer, and the far end's ACK or data after it.
     service.drops.drop(Drop.TCP_BACKLOG_FULL)
     return True

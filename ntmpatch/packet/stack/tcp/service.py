@@ -90,6 +90,7 @@ class TcpService:
         self._emit = emit
         self._is_own = is_own
         self._connections: dict[_Flow, TcpConnection] = {}
+        self._by_port: dict[int, set[TcpConnection]] = {}
         self._listeners = ListenerTable(rng)
         self._ready: deque[TcpConnection] = deque()
         self._stamp_offset = rng.getrandbits(32)
@@ -98,6 +99,10 @@ class TcpService:
         self.cookies = SynCookies(secret, now, self.timestamp)
 
     # --- what the stack's users call --------------------------------------------------------
+
+    def at_port(self, port: int) -> list[TcpConnection]:
+        """Who has a port of ours, TIME-WAIT included; what is being accepted does not count."""
+        return [conn for conn in self._by_port.get(port, ()) if conn.accept is None]
 
     @property
     def connections(self) -> list[TcpConnection]:
@@ -136,13 +141,23 @@ class TcpService:
             self.abort(conn, conn.last_heard_at)
 
     def connect(
-        self, local: tuple[bytes, int], remote: tuple[bytes, int], handler: TcpHandler, now: float
+        self,
+        local: tuple[bytes, int],
+        remote: tuple[bytes, int],
+        handler: TcpHandler,
+        now: float,
+        *,
+        reuse: tuple[bool, bool] = (False, False),
     ) -> TcpConnection:
         """Begin to open; port 0 chooses one that is free for this remote."""
         if not local[1]:
+            family = 4 if len(local[0]) == 4 else 6
             port = choose_ephemeral(
                 self._rng,
-                lambda each: (local[0], each, *remote) not in self._connections,
+                lambda each: (
+                    (local[0], each, *remote) not in self._connections
+                    and not self._listeners.has(family, each)
+                ),
                 exhausted=errno.EADDRNOTAVAIL,
             )
             local = (local[0], port)
@@ -164,7 +179,8 @@ class TcpService:
         conn.handler = handler
         conn.syn_due = True
         conn.last_heard_at = now
-        self._connections[key] = conn
+        conn.reuse = reuse
+        self.insert(conn)
         self.wake(conn)
         return conn
 
@@ -414,6 +430,10 @@ class TcpService:
         key = (*conn.local, *conn.remote)
         if self._connections.get(key) is conn:
             del self._connections[key]
+            mates = self._by_port[conn.local[1]]
+            mates.discard(conn)
+            if not mates:
+                del self._by_port[conn.local[1]]
         if conn.release_slot is not None:
             conn.release_slot(conn)
             conn.release_slot = None
@@ -478,6 +498,7 @@ class TcpService:
     def insert(self, conn: TcpConnection) -> None:
         """A connection that somebody opens."""
         self._connections[(*conn.local, *conn.remote)] = conn
+        self._by_port.setdefault(conn.local[1], set()).add(conn)
 
     def listener_of(self, conn: TcpConnection) -> TcpListener | None:
         """Who would be told of the connection."""

@@ -1,0 +1,124 @@
+"""Which ports may be bound, by whom: the same errnos as the kernel gives for its own addresses."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import socket
+
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+pytestmark = pytest.mark.usefixtures("patched")
+
+HOSTS = {
+    "kernel": {4: "127.0.0.1", 6: "::1"},
+    "virtual": {4: "198.18.0.1", 6: "fd12:3456:789a::1"},
+}
+_ports = (10_000 + (os.getpid() * 997 + step) % 22_000 for step in itertools.count())
+"""Below the ephemeral ones; none again while the kernel remembers it in TIME-WAIT, and not those of
+the process before us."""
+
+EXAMPLES = int(os.environ.get("NTMPATCH_EXAMPLES", "300"))
+
+actions = st.one_of(
+    st.tuples(
+        st.just("open"),
+        st.sampled_from([4, 4, 6]),
+        st.booleans(),  # SO_REUSEADDR
+        st.booleans(),  # SO_REUSEPORT
+    ),
+    st.tuples(st.just("bind"), st.integers(0, 3), st.integers(0, 1)),
+    st.tuples(st.just("listen"), st.integers(0, 3)),
+    st.tuples(st.just("connect"), st.integers(0, 3), st.integers(0, 1)),
+    st.tuples(st.just("close"), st.integers(0, 7)),
+)
+
+
+class Sockets:
+    """What one sequence of actions makes, at the kernel's or at virtual addresses."""
+
+    def __init__(self, hosts, ports):
+        self.hosts = hosts
+        self.ports = ports
+        self.sockets = []
+        self.families = {}
+        self.accepted = []
+        self.tried = set()
+
+    def play(self, action):
+        """The errno's name, or what came of it."""
+        name, *arguments = action
+        try:
+            getattr(self, name)(*arguments)
+        except OSError as error:
+            return errno.errorcode[error.errno]
+        return "done"
+
+    def open(self, family, reuse_address, reuse_port):
+        made = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6)
+        made.settimeout(5)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse_address))
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(reuse_port))
+        self.families[made] = family
+        self.sockets.append(made)
+
+    def _pick(self, index):
+        if not self.sockets:
+            raise OSError(errno.EBADF, "none")
+        return self.sockets[index % len(self.sockets)]
+
+    def bind(self, index, port):
+        chosen = self._pick(index)
+        if chosen not in self.tried:
+            chosen.bind((self.hosts[self.families[chosen]], self.ports[port]))
+
+    def listen(self, index):
+        chosen = self._pick(index)
+        if chosen not in self.tried and chosen.getsockname()[1]:
+            chosen.listen(8)
+
+    def connect(self, index, port):
+        chosen = self._pick(index)
+        if chosen in self.tried:
+            return
+        self.tried.add(chosen)
+        try:
+            chosen.connect((self.hosts[self.families[chosen]], self.ports[port]))
+        except OSError:
+            # The kernel's stays bound, and may try again; ours is unbound by then.
+            chosen.close()
+            self.sockets.remove(chosen)
+            raise
+        for listener in self.sockets:
+            listener.setblocking(False)
+            with contextlib.suppress(OSError):
+                self.accepted.append(listener.accept()[0])
+            listener.settimeout(5)
+
+    def close(self, index):
+        everything = self.sockets + self.accepted
+        if everything:
+            chosen = everything[index % len(everything)]
+            chosen.close()
+            (self.sockets if chosen in self.sockets else self.accepted).remove(chosen)
+
+    def end(self):
+        for each in self.sockets + self.accepted:
+            each.close()
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(actions, min_size=2, max_size=14))
+def test_any_sequence_of_calls_fails_as_it_does_in_the_kernel(sequence):
+    ports = (next(_ports), next(_ports))
+    results = {}
+    for world, hosts in HOSTS.items():
+        sockets = Sockets(hosts, ports)
+        results[world] = [sockets.play(action) for action in sequence]
+        sockets.end()
+    note(str(list(zip(sequence, results["kernel"], results["virtual"], strict=True))))
+    assert results["virtual"] == results["kernel"]
