@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING
 
 from stack_sim import A4, A6, B4, B6, Burst, Path, Program, StackSim
 
+from ntmpatch.packet.stack.tcp.rto import MAX_RTO
+from ntmpatch.packet.stack.tcp.timeouts import GIVE_UP_AFTER
+
 if TYPE_CHECKING:
     from ntmpatch.packet.stack import TcpConnection
 
 PATIENCE = 7200.0
 """Virtual seconds for everything to arrive."""
+SILENCE = GIVE_UP_AFTER - 2 * MAX_RTO
+"""Virtual seconds without a packet, after which a connection may have timed out."""
 AFTERMATH = 1500.0
 """Until the last timer has run: TIME-WAIT, or a time-out without an answer."""
 
@@ -139,9 +144,11 @@ class Story:
             assert client.received == back
 
     def _check_nothing_left(self) -> None:
-        for index, (client, server) in enumerate(self.pairs):
-            if index not in self.aborted:
-                assert client.errors == server.errors == [0], (client.errors, server.errors)
+        for index, pair in enumerate(self.pairs):
+            for name, program in zip("ab", pair, strict=True):
+                if program.errors == [errno.ETIMEDOUT] and program.silence[name] > SILENCE:
+                    continue  # one story of many thousands: all that came after the data was lost
+                assert index in self.aborted or program.errors == [0], (name, program.errors)
         for stack in (self.sim.a, self.sim.b):
             assert not stack.tcp.connections, stack.tcp.connections
             assert not stack.has_unacknowledged_data()

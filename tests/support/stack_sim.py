@@ -94,6 +94,8 @@ class Program:
         self.is_established = False
         self.eof = False
         self.errors: list[int] = []
+        self.silence: dict[str, float] = {}
+        """For how long nothing had arrived at a and b when the connection ended."""
 
     @property
     def ended(self) -> bool:
@@ -131,6 +133,7 @@ class Program:
     def closed(self, error: int) -> None:
         assert not self.errors
         self.errors.append(error)
+        self.silence = {name: self.sim.now - at for name, at in self.sim.heard_at.items()}
 
     def send(self, data: bytes, *, end: bool = False) -> None:
         self.to_send += data
@@ -181,6 +184,8 @@ class StackSim:
         self.wire: list[tuple[float, str, bytes]] = []
         """What was sent, by whom; kept while ``records`` is set."""
         self.records = False
+        self.heard_at = {"a": self.now, "b": self.now}
+        """When anything arrived."""
         self._busy = {"a": 0.0, "b": 0.0}
         self._queue: list[tuple[float, int, str, bytes]] = []
         self._calls: list[Callable[[], None]] = []
@@ -244,6 +249,7 @@ class StackSim:
             batches["b" if sender == "a" else "a"].append(memoryview(packet))
         for name, packets in batches.items():
             if packets:
+                self.heard_at[name] = self.now
                 stack, allowed = (self.a, (B4, B6)) if name == "a" else (self.b, (A4, A6))
                 stack.receive(packets, allowed, self.now, verify=self.verify)
 
