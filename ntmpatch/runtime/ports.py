@@ -57,9 +57,14 @@ class PortTable:
         """The claim of one socket, or None."""
         return self._claims.get(id_)
 
-    def claim(self, claim: Claim) -> Claim:
-        """Enter ``claim``, with a free port if its port is 0; OSError(EADDRINUSE)."""
-        others = [other for other in self._claims.values() if other.id != claim.id]
+    def claim(self, claim: Claim, *, instead_of: int = 0) -> Claim:
+        """Enter ``claim``, with a free port if its port is 0; OSError(EADDRINUSE).
+
+        ``instead_of`` is the id of the claim that it takes over, which the caller releases.
+        """
+        others = [
+            other for other in self._claims.values() if other.id not in (claim.id, instead_of)
+        ]
         if claim.port:
             candidates: Iterable[int] = (claim.port,)
         else:

@@ -105,7 +105,6 @@ class VirtualSockets:
         pump = TcpPump(self, next(self._ids), _take(fds), filler_size=request.filler_size)
         self._streams[pump.id] = pump
         bound = self._ports.get(request.bound_id)
-        self._end_reservation(request.bound_id)
         try:
             connection = self._service.stack.connect_tcp(
                 request.remote,
@@ -119,6 +118,7 @@ class VirtualSockets:
         except OSError:
             pump.abort()
             raise
+        self._end_reservation(request.bound_id)
         for option in request.options:
             apply_option(pump, connection, option)
         pump.attach(connection)
@@ -165,17 +165,17 @@ class VirtualSockets:
         self._reserved[id_] = (far, watcher)
         return local.Bound(id_, claim.port)
 
-    def _claim(self, claim: Claim) -> Claim:
+    def _claim(self, claim: Claim, *, instead_of: int = 0) -> Claim:
         """OSError(EADDRINUSE) if somebody has the port, and has not just closed."""
         try:
-            return self._ports.claim(claim)
+            return self._ports.claim(claim, instead_of=instead_of)
         except OSError:
             for id_, (far, _) in list(self._reserved.items()):
                 if is_hung_up(far):
                     self._end_reservation(id_)
             for listener in list(self._listeners.values()):
                 listener.close_if_ended()
-            return self._ports.claim(claim)
+            return self._ports.claim(claim, instead_of=instead_of)
 
     def _users(self, port: int) -> list[Claim]:
         return [
@@ -197,7 +197,6 @@ class VirtualSockets:
         """Listen in the stack, once per family, at one port."""
         self._require_address(request.address)
         id_ = next(self._ids)
-        self._end_reservation(request.bound_id)
         claim = self._claim(
             Claim(
                 id_,
@@ -207,8 +206,10 @@ class VirtualSockets:
                 request.reuse_address,
                 request.reuse_port,
                 listening=True,
-            )
+            ),
+            instead_of=request.bound_id,
         )
+        self._end_reservation(request.bound_id)
         pump = ListenerPump(self, id_, _take(fds), adopt=self._adopt)
         self._listeners[id_] = pump
         self._options[id_] = list(request.options)
@@ -291,7 +292,7 @@ class VirtualSockets:
         remote = None if request.remote is None else (request.remote, request.remote_port)
         pump = UdpPump(self, next(self._ids), _take(fds), remote=remote, drops=self._service.drops)
         self._datagrams[pump.id] = pump
-        port = request.port
+        port = request.port or self._service.stack.udp.choose_port(request.families)
         address = request.address
         try:
             for family in request.families:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 if TYPE_CHECKING:
     import random
@@ -30,6 +31,11 @@ def choose_ephemeral(
         if is_free(port):
             return port
     raise os_error(exhausted)
+
+
+def flow_hash(remote: tuple[bytes, int]) -> int:
+    """By which SO_REUSEPORT shares what comes from ``remote``; the same at every time."""
+    return crc32(remote[0] + remote[1].to_bytes(2))
 
 
 def addresses_overlap(one: bytes | None, other: bytes | None) -> bool:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from ntmpatch.base.drops import Drop
 from ntmpatch.base.errors import UntrustedError
 from ntmpatch.packet.stack.fragments import fragment
-from ntmpatch.packet.stack.ports import addresses_overlap, choose_ephemeral, os_error
+from ntmpatch.packet.stack.ports import addresses_overlap, choose_ephemeral, flow_hash, os_error
 from ntmpatch.wire import ip, udp
 from ntmpatch.wire.segments import SuperSegment
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ntmpatch.base.drops import DropCounter
     from ntmpatch.packet.stack.handlers import UdpHandler
@@ -98,7 +98,7 @@ class UdpService:
     ) -> UdpSocket:
         """OSError EADDRINUSE; port 0 chooses a free one."""
         if not port:
-            port = choose_ephemeral(self._rng, lambda each: (family, each) not in self._sockets)
+            port = self.choose_port((family,))
         others = self._sockets.setdefault((family, port), [])
         for other in others:
             shared = (other.reuse_address and reuse_address) or (other.reuse_port and reuse_port)
@@ -115,6 +115,13 @@ class UdpService:
         )
         others.append(socket)
         return socket
+
+    def choose_port(self, families: Sequence[int]) -> int:
+        """A port that nobody of ``families`` has."""
+        return choose_ephemeral(
+            self._rng,
+            lambda each: not any((family, each) in self._sockets for family in families),
+        )
 
     def remove(self, socket: UdpSocket) -> None:
         """Free its port; harmless if that was done."""
@@ -188,14 +195,21 @@ class UdpService:
         return self._find(local[0], local[1], remote) is not None
 
     def _find(self, address: bytes, port: int, remote: tuple[bytes, int]) -> UdpSocket | None:
-        """The most particular socket: connected before bound before wildcard; the latest first."""
+        """The most particular socket: connected before bound before wildcard; the latest first.
+
+        Those that have SO_REUSEPORT share by flow.
+        """
         family = 4 if len(address) == 4 else 6
-        best: UdpSocket | None = None
+        best: list[UdpSocket] = []
         best_score = -1
         for socket in self._sockets.get((family, port), ()):
             if socket.address not in (None, address) or socket.remote not in (None, remote):
                 continue
             score = 2 * (socket.remote is not None) + (socket.address is not None)
-            if score >= best_score:
-                best, best_score = socket, score
-        return best
+            if score > best_score:
+                best, best_score = [socket], score
+            elif score == best_score:
+                best.append(socket)
+        if len(best) > 1 and all(each.reuse_port for each in best):
+            return best[flow_hash(remote) % len(best)]
+        return best[-1] if best else None

@@ -157,3 +157,36 @@ def test_any_bytes_give_a_named_drop_or_nothing(data: st.DataObject) -> None:
     sim.b.receive(packets, (A4, A6), sim.now, verify=data.draw(st.booleans()))
     assert len(sim.b.tcp.connections) <= 2
     sim.run(1)
+
+
+def test_sockets_with_reuse_port_share_by_flow() -> None:
+    sim = StackSim(3)
+    servers = [Bound() for _ in range(4)]
+    for server in servers:
+        sim.b.bind_udp(None, 53, server, family=4, reuse_port=True)
+    clients = [sim.a.bind_udp(None, 0, Bound(), family=4) for _ in range(64)]
+    for client in clients * 3:
+        client.send_to(b"x", (B4, 53), sim.now)
+    sim.run(1)
+    flows = [{source for _, source in server.datagrams} for server in servers]
+    assert all(flows), "each has some"
+    assert sum(map(len, flows)) == 64, "none is served by two"
+    assert sum(len(server.datagrams) for server in servers) == 3 * 64
+
+
+def test_of_sockets_with_reuse_address_the_latest_is_served() -> None:
+    sim = StackSim(4)
+    early, late = Bound(), Bound()
+    for server in (early, late):
+        sim.b.bind_udp(None, 53, server, family=4, reuse_address=True)
+    sim.a.bind_udp(None, 0, Bound(), family=4).send_to(b"x", (B4, 53), sim.now)
+    sim.run(1)
+    assert (len(early.datagrams), len(late.datagrams)) == (0, 1)
+
+
+def test_a_port_for_both_families_is_free_in_both() -> None:
+    sim = StackSim(5)
+    for port in range(32768, 61000):
+        if port != 50_000:
+            sim.a.bind_udp(None, port, Bound(), family=6)
+    assert sim.a.udp.choose_port((4, 6)) == 50_000

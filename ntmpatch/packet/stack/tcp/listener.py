@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from ntmpatch.packet.stack.ports import addresses_overlap, choose_ephemeral, os_error
+from ntmpatch.packet.stack.ports import addresses_overlap, choose_ephemeral, flow_hash, os_error
 
 if TYPE_CHECKING:
     import random
@@ -118,4 +118,4 @@ class ListenerTable:
         if not chosen:
             return None
         # SO_REUSEPORT shares the load; a SYN that is sent again finds the same listener.
-        return chosen[hash(remote) % len(chosen)]
+        return chosen[flow_hash(remote) % len(chosen)]
