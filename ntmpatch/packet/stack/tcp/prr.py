@@ -38,4 +38,6 @@ class Prr:
             count = min(ssthresh - pipe, limit)
         if not self.out:
             count = max(count, mss)  # the first repair always goes
-        return pipe + max(count, 0)
+        # Never less than the loss window (RFC 5681 section 3.1): with nothing under way, what is
+        # lost would wait for the retransmission timer.
+        return max(pipe + max(count, 0), mss)
