@@ -316,6 +316,7 @@ class TcpConnection:
     def close(self, now: float) -> None:
         """Nobody reads or writes any more; with data unread, by RST (RFC 2525 section 2.17)."""
         if self.done or self.abandoned:
+            self.abandoned = True
             self.drop_waiting()
             return
         self.abandoned = True
