@@ -394,6 +394,8 @@ def _in_order(
         views = [*pieces, *(memoryview(piece) for piece in more)]
     if conn.waiting is None and conn.handler is not None:
         taken = conn.handler.deliver(views)
+        if conn.done:  # the program has left meanwhile
+            return
         conn.receive_space.taken(taken, conn.rtt, service.budget, now)
         if taken == size:
             return

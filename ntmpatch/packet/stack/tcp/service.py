@@ -370,6 +370,8 @@ class TcpService:
         before = conn.receive_window()
         queue = conn.waiting
         taken = handler.deliver([memoryview(piece) for piece in queue]) if queue else 0
+        if conn.waiting is not queue:  # the program has left meanwhile
+            return
         conn.waiting_size -= taken
         self.budget.held -= taken
         if taken:
