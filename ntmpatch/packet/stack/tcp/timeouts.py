@@ -107,15 +107,18 @@ def keepalive_timeout(conn: TcpConnection, service: TcpService, now: float) -> N
     if conn.keepalive is None or conn.state not in SENDING | {State.FIN_WAIT_2}:
         return
     idle, interval, count = conn.keepalive
-    quiet = now - conn.last_heard_at
-    if quiet < idle:
-        service.timers.arm((conn, Timer.KEEPALIVE), conn.last_heard_at + idle)
+    due = conn.last_heard_at + idle
+    if now < due:  # not the difference: rounded, it may be less than idle when the timer is due
+        service.timers.arm((conn, Timer.KEEPALIVE), due)
         return
     if conn.flight:  # the retransmission timer asks
         service.timers.arm((conn, Timer.KEEPALIVE), now + idle)
         return
     limit = conn.user_timeout
-    gone = conn.probes_sent >= count if limit is None else quiet >= limit and conn.probes_sent > 0
+    if limit is None:
+        gone = conn.probes_sent >= count
+    else:
+        gone = conn.probes_sent > 0 and now - conn.last_heard_at >= limit
     if gone:
         service.abort(conn, now, conn.soft_errno or errno.ETIMEDOUT)
         return
