@@ -121,8 +121,9 @@ class VirtualSocket(_Base):
         refuse(errno.EINVAL)
 
     def listen(self, *backlog: int) -> None:  # noqa: ARG002
-        """Only bound and listening sockets listen."""
-        refuse(errno.EINVAL)
+        """Only bound and listening sockets of TCP listen."""
+        is_stream = state_of(self).type == _socket.SOCK_STREAM
+        refuse(errno.EINVAL if is_stream else errno.EOPNOTSUPP)
 
     def connect(self, address: Any) -> None:
         """By ``connect_ex``'s rules of the kind."""

@@ -13,7 +13,6 @@ import errno
 import itertools
 import logging
 import os
-import random
 from typing import TYPE_CHECKING, Any, Protocol
 
 import gevent
@@ -85,9 +84,7 @@ class NodeService(Protocol):
 class Door:
     """Serves control connections; made, opened and closed in the node's thread."""
 
-    def __init__(
-        self, service: NodeService, *, control_path: str = "", rng: random.Random | None = None
-    ) -> None:
+    def __init__(self, service: NodeService, *, control_path: str = "") -> None:
         self._service = service
         self._path = control_path
         self._hub: Any = gevent.get_hub()
@@ -99,9 +96,7 @@ class Door:
         self._closed = False
         self._hangups = Hangups(self._loop)
         self._ids = itertools.count(1)
-        self.sockets = VirtualSockets(
-            service, self._loop, self._hangups, rng or random.SystemRandom()
-        )
+        self.sockets = VirtualSockets(service, self._loop, self._hangups)
         self._handlers: dict[type[local.Record], Callable[[Any, list[int]], local.Record]] = {
             local.Hello: self._hello,
             local.Resolve: self._resolve,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class ListenerPump:
-    """Passes what the stack's listeners accept into ``far``; there is one listener per family."""
+    """Passes what the stack's listener accepts into ``far``."""
 
     def __init__(
         self,
@@ -39,10 +39,10 @@ class ListenerPump:
         far.setblocking(False)
         own(far)
         self.id = id_
-        self.listeners: list[TcpListener] = []
         self._host = host
         self._far: _socket.socket | None = far
         self._adopt = adopt
+        self._listener: TcpListener | None = None
         self._waiting: deque[tuple[bytes, int]] = deque()
         """Header and near end of what the pair had no room for."""
         self._record_cost = 1
@@ -50,6 +50,11 @@ class ListenerPump:
         self._read: Any = host.loop.io(far.fileno(), READ)
         self._read.start(self._program_ended)
         self._write: Any = host.loop.io(far.fileno(), WRITE)
+
+    def attach(self, listener: TcpListener) -> None:
+        """Whose pump it is."""
+        self._listener = listener
+        listener.count_unaccepted = self.count_unaccepted
 
     def accept(self, connection: TcpConnection) -> TcpPump:
         """The stack's callback: make the pair, pass its near end, pump its far end."""
@@ -75,8 +80,8 @@ class ListenerPump:
 
     def set_backlog(self, backlog: int) -> None:
         """Change how many connections may wait in the stack."""
-        for listener in self.listeners:
-            listener.backlog = backlog
+        if self._listener is not None:
+            self._listener.backlog = backlog
 
     def _pass_on(self) -> None:
         far = self._far
@@ -119,9 +124,8 @@ class ListenerPump:
         for watcher in (self._read, self._write):
             watcher.stop()
             watcher.close()
-        for listener in self.listeners:
-            listener.close()
-        self.listeners.clear()
+        if self._listener is not None:
+            self._listener.close()
         disown(far)
         far.close()
         self._pass_on()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import _socket
+import errno
 from typing import TYPE_CHECKING, Any
 
 from ntmpatch.base.drops import Drop, DropCounter
 from ntmpatch.runtime.forking import disown, own
-from ntmpatch.runtime.pump import READ, PumpHost
+from ntmpatch.runtime.pump import READ, PumpHost, is_hung_up
 from ntmpatch.wire.local import DATAGRAM_SIZE, pack_datagram, unpack_datagram
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _CREDENTIALS_SIZE = _socket.CMSG_SPACE(12)
 
 
 class UdpPump:
-    """The stack's handler of one UDP socket, which may be bound once per address family.
+    """The stack's handler of one UDP socket.
 
     Connected, a record is a payload; otherwise each begins with the other side's address. An empty
     record is an empty datagram, not the end: the kernel adds the sender's credentials
@@ -39,16 +40,16 @@ class UdpPump:
         far.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
         own(far)
         self.id = id_
-        self.sockets: dict[int, UdpSocket] = {}
-        """By address size in bytes: 4 and 16."""
+        self._socket: UdpSocket | None = None
         self._host = host
         self._far: _socket.socket | None = far
         self._remote = remote
         self._drops = drops
         self._read: Any = host.loop.io(far.fileno(), READ)
 
-    def start(self) -> None:
-        """Read what the program sends: the sockets are bound."""
+    def attach(self, socket: UdpSocket) -> None:
+        """Read what the program sends from it: it is bound."""
+        self._socket = socket
         self._read.start(self._readable)
 
     # -------------------------------------------------------------------- called by the stack
@@ -113,14 +114,17 @@ class UdpPump:
         else:
             self._drops.drop(Drop.UDP_PROGRAM_RUNT)
             return
-        socket = self.sockets.get(len(remote[0]))
-        if socket is None:
-            self._drops.drop(Drop.UDP_NO_ADDRESS)
-            return
+        assert self._socket is not None
         try:
-            socket.send_to(payload, remote, self._host.now())
-        except OSError:
-            self._drops.drop(Drop.UDP_NOT_SENT)
+            self._socket.send_to(payload, remote, self._host.now())
+        except OSError as error:
+            unknown = error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+            self._drops.drop(Drop.UDP_NO_ADDRESS if unknown else Drop.UDP_NOT_SENT)
+
+    def close_if_ended(self) -> None:
+        """Without waiting for the loop to tell; what the program sent last is sent."""
+        while self._far is not None and is_hung_up(self._far):
+            self._readable()
 
     def close(self) -> None:
         """The program closed its end, or the node ends."""
@@ -129,9 +133,8 @@ class UdpPump:
             return
         self._read.stop()
         self._read.close()
-        for socket in self.sockets.values():
-            socket.close()
-        self.sockets.clear()
+        if self._socket is not None:
+            self._socket.close()
         disown(far)
         far.close()
         self._host.ended(self.id)

@@ -6,22 +6,25 @@ import _socket
 import errno
 import itertools
 import os
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ntmpatch.packet.stack import Claim
 from ntmpatch.packet.stack.tcp.info import pack_info
 from ntmpatch.runtime.listener import ListenerPump
 from ntmpatch.runtime.options import apply_option
-from ntmpatch.runtime.ports import Claim, PortTable
 from ntmpatch.runtime.pump import READ, Hangups, is_hung_up
 from ntmpatch.runtime.pump_tcp import TcpPump
 from ntmpatch.runtime.pump_udp import UdpPump
 from ntmpatch.wire import local
 
 if TYPE_CHECKING:
-    import random
+    from collections.abc import Callable
 
     from ntmpatch.packet.stack import TcpConnection
     from ntmpatch.runtime.door import NodeService
+
+_Claimed = TypeVar("_Claimed")
 
 _MAX_REMEMBERED_ERRORS = 16384
 """Errors that nobody asked for are forgotten, oldest first, beyond this many."""
@@ -30,19 +33,16 @@ _MAX_REMEMBERED_ERRORS = 16384
 class VirtualSockets:
     """All virtual sockets of one node, by identity; the host of their pumps."""
 
-    def __init__(
-        self, service: NodeService, loop: Any, hangups: Hangups, rng: random.Random
-    ) -> None:
+    def __init__(self, service: NodeService, loop: Any, hangups: Hangups) -> None:
         self._service = service
         self.loop = loop
         self.hangups = hangups
         self.scratch = memoryview(bytearray(local.DATAGRAM_SIZE + 65535))
         self._ids = itertools.count(1)
-        self._ports = PortTable(rng, self._users)
         self._streams: dict[int, TcpPump] = {}
         self._listeners: dict[int, ListenerPump] = {}
         self._datagrams: dict[int, UdpPump] = {}
-        self._reserved: dict[int, tuple[_socket.socket, Any]] = {}
+        self._reserved: dict[int, _Reservation] = {}
         self._options: dict[int, list[local.Option]] = {}
         self._errors: dict[int, int] = {}
         self._facts: dict[int, local.Facts] = {}
@@ -73,7 +73,6 @@ class VirtualSockets:
         self._listeners.pop(id_, None)
         self._datagrams.pop(id_, None)
         self._options.pop(id_, None)
-        self._ports.release(id_)
         inode = self._inodes.pop(id_, None)
         if inode is not None:
             facts = self._facts.get(inode)
@@ -104,7 +103,7 @@ class VirtualSockets:
         self._require_address(request.local)
         pump = TcpPump(self, next(self._ids), _take(fds), filler_size=request.filler_size)
         self._streams[pump.id] = pump
-        bound = self._ports.get(request.bound_id)
+        reserved = self._reserved.get(request.bound_id)
         try:
             connection = self._service.stack.connect_tcp(
                 request.remote,
@@ -113,12 +112,12 @@ class VirtualSockets:
                 self.now(),
                 local=request.local,
                 local_port=request.local_port,
-                reuse=(False, False) if bound is None else (bound.reuse_address, bound.reuse_port),
+                bound=None if reserved is None else reserved.claim,
             )
         except OSError:
             pump.abort()
             raise
-        self._end_reservation(request.bound_id)
+        self._give_up_reservation(request.bound_id)
         for option in request.options:
             apply_option(pump, connection, option)
         pump.attach(connection)
@@ -148,87 +147,69 @@ class VirtualSockets:
         """Reserve a port until the program listens, connects or closes."""
         self._require_address(request.address)
         id_ = next(self._ids)
-        claim = self._claim(
-            Claim(
-                id_,
-                request.families,
-                request.address,
-                request.port,
-                request.reuse_address,
-                request.reuse_port,
-            )
-        )
+        wanted = _wanted(request)
+        claim = self._in_use_still(lambda: self._service.stack.bind_tcp(wanted))
         far = _take(fds)
         far.setblocking(False)
         watcher = self.loop.io(far.fileno(), READ)
         watcher.start(self._end_reservation, id_)
-        self._reserved[id_] = (far, watcher)
+        self._reserved[id_] = _Reservation(claim, far, watcher)
         return local.Bound(id_, claim.port)
 
-    def _claim(self, claim: Claim, *, instead_of: int = 0) -> Claim:
+    def _in_use_still(self, claim: Callable[[], _Claimed]) -> _Claimed:
         """OSError(EADDRINUSE) if somebody has the port, and has not just closed."""
         try:
-            return self._ports.claim(claim, instead_of=instead_of)
-        except OSError:
-            for id_, (far, _) in list(self._reserved.items()):
-                if is_hung_up(far):
+            return claim()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            for id_, reserved in list(self._reserved.items()):
+                if is_hung_up(reserved.far):
                     self._end_reservation(id_)
             for listener in list(self._listeners.values()):
                 listener.close_if_ended()
-            return self._ports.claim(claim, instead_of=instead_of)
-
-    def _users(self, port: int) -> list[Claim]:
-        return [
-            Claim(0, (4 if len(each.local[0]) == 4 else 6,), *each.local, *each.reuse)
-            for each in self._service.stack.tcp.at_port(port)
-        ]
+            for datagram in list(self._datagrams.values()):
+                datagram.close_if_ended()
+            return claim()
 
     def _end_reservation(self, id_: int) -> None:
+        """The socket has closed."""
+        reserved = self._give_up_reservation(id_)
+        if reserved is not None:
+            self._service.stack.release_tcp(reserved.claim)
+
+    def _give_up_reservation(self, id_: int) -> _Reservation | None:
+        """The socket goes on as another, which has its claim now."""
         reserved = self._reserved.pop(id_, None)
-        if reserved is None:
-            return
-        far, watcher = reserved
-        watcher.stop()
-        watcher.close()
-        far.close()
-        self._ports.release(id_)
+        if reserved is not None:
+            reserved.watcher.stop()
+            reserved.watcher.close()
+            reserved.far.close()
+        return reserved
 
     def listen(self, request: local.Listen, fds: list[int]) -> local.Record:
-        """Listen in the stack, once per family, at one port."""
+        """Listen in the stack."""
         self._require_address(request.address)
         id_ = next(self._ids)
-        claim = self._claim(
-            Claim(
-                id_,
-                request.families,
-                request.address,
-                request.port,
-                request.reuse_address,
-                request.reuse_port,
-                listening=True,
-            ),
-            instead_of=request.bound_id,
-        )
-        self._end_reservation(request.bound_id)
+        wanted = _wanted(request)
+        reserved = self._reserved.get(request.bound_id)
         pump = ListenerPump(self, id_, _take(fds), adopt=self._adopt)
-        self._listeners[id_] = pump
-        self._options[id_] = list(request.options)
         try:
-            for family in request.families:
-                listener = self._service.stack.listen_tcp(
-                    request.address,
-                    claim.port,
-                    family=family,
+            listener = self._in_use_still(
+                lambda: self._service.stack.listen_tcp(
+                    wanted,
                     backlog=request.backlog,
                     accept=pump.accept,
-                    reuse_address=request.reuse_address,
-                    reuse_port=request.reuse_port,
+                    bound=None if reserved is None else reserved.claim,
                 )
-                listener.count_unaccepted = pump.count_unaccepted
-                pump.listeners.append(listener)
+            )
         except OSError:
             pump.close()
             raise
+        self._give_up_reservation(request.bound_id)
+        pump.attach(listener)
+        self._listeners[id_] = pump
+        self._options[id_] = list(request.options)
         self._remember(
             request.inode,
             local.Facts(
@@ -237,12 +218,12 @@ class VirtualSockets:
                 request.families,
                 request.mapped,
                 request.address,
-                claim.port,
+                listener.claim.port,
                 None,
                 0,
             ),
         )
-        return local.Bound(id_, claim.port)
+        return local.Bound(id_, listener.claim.port)
 
     def _adopt(
         self, connection: TcpConnection, near: int, far: _socket.socket, listener: ListenerPump
@@ -284,35 +265,23 @@ class VirtualSockets:
     # ---------------------------------------------------------------------------------- UDP
 
     def bind_udp(self, request: local.BindUdp, fds: list[int]) -> local.Record:
-        """Open a UDP socket, once per family, at one port."""
+        """Open a UDP socket."""
         self._require_address(request.address)
         previous = self._datagrams.get(request.bound_id)
         if previous is not None:
             previous.close()
         remote = None if request.remote is None else (request.remote, request.remote_port)
         pump = UdpPump(self, next(self._ids), _take(fds), remote=remote, drops=self._service.drops)
-        self._datagrams[pump.id] = pump
-        port = request.port or self._service.stack.udp.choose_port(request.families)
-        address = request.address
+        wanted = _wanted(request)
         try:
-            for family in request.families:
-                socket = self._service.stack.bind_udp(
-                    request.address,
-                    port,
-                    pump,
-                    family=family,
-                    reuse_address=request.reuse_address,
-                    reuse_port=request.reuse_port,
-                )
-                pump.sockets[4 if family == 4 else 16] = socket
-                port = socket.local[1]
-                if remote is not None:
-                    socket.connect(remote)
-                    address = socket.local[0]
+            socket = self._in_use_still(lambda: self._service.stack.bind_udp(wanted, pump))
+            pump.attach(socket)
+            if remote is not None:
+                socket.connect(remote)
         except OSError:
             pump.close()
             raise
-        pump.start()
+        self._datagrams[pump.id] = pump
         self._remember(
             request.inode,
             local.Facts(
@@ -320,13 +289,13 @@ class VirtualSockets:
                 pump.id,
                 request.families,
                 request.mapped,
-                address,
-                port,
+                socket.address,
+                socket.port,
                 request.remote,
                 request.remote_port,
             ),
         )
-        return local.Bound(pump.id, port, address)
+        return local.Bound(pump.id, socket.port, socket.address)
 
     # ------------------------------------------------------------------------------ any socket
 
@@ -363,6 +332,25 @@ class VirtualSockets:
         welcome = self._service.welcome()
         if address is not None and address not in (welcome.ipv4, welcome.ipv6):
             raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reservation:
+    """What a bound TCP socket has claimed, and the far end whose end of life ends it."""
+
+    claim: Claim
+    far: _socket.socket
+    watcher: Any
+
+
+def _wanted(request: local.BindTcp | local.Listen | local.BindUdp) -> Claim:
+    return Claim(
+        request.families,
+        request.address,
+        request.port,
+        request.reuse_address,
+        request.reuse_port,
+    )
 
 
 def _take(fds: list[int]) -> _socket.socket:

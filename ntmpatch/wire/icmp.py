@@ -37,6 +37,9 @@ _V6_ECHO_REQUEST = 128
 _V6_ECHO_REPLY = 129
 _V6_PORT_UNREACHABLE = 4
 
+_REASSEMBLY = 1
+"""The code of TIME_EXCEEDED in both families (RFC 792, RFC 4443 section 3.3)."""
+
 MAX_QUOTE_SIZE = 548
 """Of an offending packet: keeps an error within 576 bytes for IPv4 (RFC 1812 section 4.3.2.3)."""
 
@@ -186,6 +189,12 @@ def build_port_unreachable(source: bytes, destination: bytes, packet: Buffer) ->
         else (_V6_UNREACHABLE, _V6_PORT_UNREACHABLE)
     )
     return _build(source, destination, type_and_code, 0, packet[:MAX_QUOTE_SIZE])
+
+
+def build_reassembly_timeout(source: bytes, destination: bytes, packet: Buffer) -> bytes:
+    """What is told whose ``packet``, here its first fragment, did not become whole in time."""
+    type_ = _V4_TIME_EXCEEDED if len(source) == 4 else _V6_TIME_EXCEEDED
+    return _build(source, destination, (type_, _REASSEMBLY), 0, packet[:MAX_QUOTE_SIZE])
 
 
 def build_packet_too_big(source: bytes, destination: bytes, packet: Buffer, mtu: int) -> bytes:

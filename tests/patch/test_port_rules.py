@@ -41,7 +41,8 @@ actions = st.one_of(
 class Sockets:
     """What one sequence of actions makes, at the kernel's or at virtual addresses."""
 
-    def __init__(self, hosts, ports):
+    def __init__(self, type_, hosts, ports):
+        self.type = type_
         self.hosts = hosts
         self.ports = ports
         self.sockets = []
@@ -59,7 +60,7 @@ class Sockets:
         return "done"
 
     def open(self, family, reuse_address, reuse_port):
-        made = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6)
+        made = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, self.type)
         made.settimeout(5)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse_address))
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(reuse_port))
@@ -93,7 +94,7 @@ class Sockets:
             chosen.close()
             self.sockets.remove(chosen)
             raise
-        for listener in self.sockets:
+        for listener in self.sockets if self.type == socket.SOCK_STREAM else ():
             listener.setblocking(False)
             with contextlib.suppress(OSError):
                 self.accepted.append(listener.accept()[0])
@@ -112,12 +113,15 @@ class Sockets:
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(actions, min_size=2, max_size=14))
-def test_any_sequence_of_calls_fails_as_it_does_in_the_kernel(sequence):
+@given(
+    st.sampled_from([socket.SOCK_STREAM, socket.SOCK_DGRAM]),
+    st.lists(actions, min_size=2, max_size=14),
+)
+def test_any_sequence_of_calls_fails_as_it_does_in_the_kernel(type_, sequence):
     ports = (next(_ports), next(_ports))
     results = {}
     for world, hosts in HOSTS.items():
-        sockets = Sockets(hosts, ports)
+        sockets = Sockets(type_, hosts, ports)
         results[world] = [sockets.play(action) for action in sequence]
         sockets.end()
     note(str(list(zip(sequence, results["kernel"], results["virtual"], strict=True))))

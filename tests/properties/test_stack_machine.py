@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from stack_books import check_books, check_empty
 from stack_model import OWN, End, Endpoint, Wire, label, other, stream
 
+from ntmpatch.packet.stack import Claim
 from ntmpatch.packet.stack.tcp.states import State
 from ntmpatch.wire import icmp, ip, tcp, udp
 
@@ -117,7 +118,9 @@ class StackMachine(RuleBasedStateMachine):
 
         try:
             listener = self.stack(name).listen_tcp(
-                here, port, family=family, backlog=backlog, accept=accept, reuse_port=reuse
+                Claim((family,), here, port, reuse_address=True, reuse_port=reuse),
+                backlog=backlog,
+                accept=accept,
             )
         except OSError as error:
             expect(error, errno.EADDRINUSE, errno.EADDRNOTAVAIL)
@@ -246,7 +249,7 @@ class StackMachine(RuleBasedStateMachine):
         here = address(name, family) if bound else None
         try:
             endpoint.socket = self.stack(name).bind_udp(
-                here, port, endpoint, family=family, reuse_address=share, reuse_port=share
+                Claim((family,), here, port, reuse_address=share, reuse_port=share), endpoint
             )
         except OSError as error:
             expect(error, errno.EADDRINUSE, errno.EADDRNOTAVAIL)
@@ -267,7 +270,7 @@ class StackMachine(RuleBasedStateMachine):
         far_name, far = self.endpoints[to % len(self.endpoints)]
         assert endpoint.socket is not None
         assert far.socket is not None
-        family = endpoint.socket.family
+        (family,) = endpoint.socket.claim.families
         remote = (address(far_name, family), far.socket.port if to % 3 else 9)
         self.keys += 1
         payload = stream(self.keys, 0, size)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from drill_packets import FLAGS, Arrival, Expected, build_error, pattern, render_options
 
-from ntmpatch.packet.stack import Stack
+from ntmpatch.packet.stack import Claim, Stack
 from ntmpatch.wire import ip, tcp
 from ntmpatch.wire.segments import cut
 
@@ -316,7 +316,7 @@ class Drill:
             return program
 
         self._listener = self.stack.listen_tcp(
-            None, PORT, family=self.family, backlog=int(backlog), accept=accept
+            Claim((self.family,), None, PORT), backlog=int(backlog), accept=accept
         )
 
     def _do_unlisten(self, _: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, TypeVar
 
 from ntmpatch.packet.stack.fragments import MAX_REASSEMBLIES
 from ntmpatch.packet.stack.pathmtu import MAX_PATHS
@@ -13,9 +14,12 @@ from ntmpatch.packet.stack.tcp.states import State
 from ntmpatch.wire import ip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from ntmpatch.packet.stack import Stack, TcpConnection
+    from ntmpatch.packet.stack import Claim, Stack, TcpConnection
+    from ntmpatch.packet.stack.ports import PortTable
+
+_Owner = TypeVar("_Owner")
 
 
 def check_books(stack: Stack, known: Iterable[TcpConnection]) -> None:
@@ -99,13 +103,17 @@ def _check_tables(stack: Stack) -> None:
     for key, listeners in stack.tcp._listeners._listeners.items():
         assert listeners
         for listener in listeners:
-            assert key == (listener.family, listener.local[1])
+            assert key in [(family, listener.claim.port) for family in listener.claim.families]
             for conn in listener.half_open:
                 assert conn in living
                 assert conn.state is State.SYN_RECEIVED
     for (family, port), sockets in stack.udp._sockets.items():
         assert sockets
-        assert all((each.family, each.port) == (family, port) for each in sockets)
+        assert all(family in each.claim.families and each.port == port for each in sockets)
+    claimed = Counter(each.claim for each in living if each.accept is None)
+    claimed.update(each.claim for each in _all(stack.tcp._listeners._listeners))
+    assert _claims(stack.tcp.ports) == claimed
+    assert _claims(stack.udp.ports) == Counter(each.claim for each in _all(stack.udp._sockets))
     reassembler = stack._reassembler
     partials = [each for mine in reassembler._by_source.values() for each in mine.values()]
     assert all(reassembler._by_source.values())
@@ -118,10 +126,25 @@ def _check_tables(stack: Stack) -> None:
     assert all(count > 0 for count in stack.drops.values())
 
 
+def _all(by_port: Mapping[tuple[int, int], Iterable[_Owner]]) -> set[_Owner]:
+    """Those of both families are there twice."""
+    return {each for owners in by_port.values() for each in owners}
+
+
+def _claims(ports: PortTable) -> Counter[Claim]:
+    counts: Counter[Claim] = Counter()
+    for port, claims in ports._claims.items():
+        assert claims
+        assert all(claim.port == port and count > 0 for claim, count in claims.items())
+        counts.update(claims)
+    return counts
+
+
 def check_empty(stack: Stack) -> None:
     """AssertionError if anything is left, after all was closed and time ran out."""
     assert stack.tcp.connections == []
     assert stack.tcp._listeners._listeners == {}
+    assert stack.tcp.ports._claims == stack.udp.ports._claims == {}
     assert stack.udp._sockets == {}
     assert stack.poll_timeout() is None
     for timers in (stack.tcp.timers, stack._reassembler._timers, stack.paths.timers):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from stack_books import check_books, check_empty
 from stack_packets import FAR_PORT, PORT, Bytes, Forge
 
-from ntmpatch.packet.stack import Stack
+from ntmpatch.packet.stack import Claim, Stack
 from ntmpatch.wire import icmp, ip, tcp, udp
 from ntmpatch.wire.checksum import is_valid
 from ntmpatch.wire.segments import cut
@@ -147,17 +147,14 @@ class World:
     def listen(self, backlog: int) -> None:
         self.listeners.append(
             self.stack.listen_tcp(
-                None,
-                PORT,
-                family=self.forge.family,
+                Claim((self.forge.family,), None, PORT, reuse_port=True),
                 backlog=backlog,
                 accept=self.accept,
-                reuse_port=True,
             )
         )
 
     def bind(self, port: int) -> None:
-        socket = self.stack.bind_udp(None, port, Program(self), family=self.forge.family)
+        socket = self.stack.bind_udp(Claim((self.forge.family,), None, port), Program(self))
         self.sockets.append(socket)
 
     def connect(self) -> None:

@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ntmpatch.packet.stack import Stack, TcpConnection
+from ntmpatch.packet.stack import Claim, Stack, TcpConnection
 from ntmpatch.wire import icmp, ip
 from ntmpatch.wire.checksum import finish, ones_sum
 from ntmpatch.wire.segments import cut
@@ -215,7 +215,7 @@ class StackSim:
 
         if listen:
             family = 6 if ipv6 else 4
-            self.b.listen_tcp(None, port, family=family, backlog=8, accept=accept)
+            self.b.listen_tcp(Claim((family,), None, port), backlog=8, accept=accept)
         remote = B6 if ipv6 else B4
         client.conn = self.a.connect_tcp(remote, port, client, self.now, **options)
         return client, server

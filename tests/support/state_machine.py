@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ntmpatch.packet.stack import Stack
+from ntmpatch.packet.stack import Claim, Stack
 from ntmpatch.packet.stack.tcp.states import State
 from ntmpatch.wire import ip, tcp
 from ntmpatch.wire.segments import cut
@@ -113,7 +113,7 @@ class Machine:
             self.conn = conn
             return self
 
-        self.stack.listen_tcp(None, PORT, family=4, backlog=8, accept=accept)
+        self.stack.listen_tcp(Claim((4,), None, PORT), backlog=8, accept=accept)
 
     def enter(self, state: str) -> None:
         """Bring about ``state`` as a conversation would."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tun_emulator import packed
 
+from ntmpatch.packet.stack import Claim
 from ntmpatch.packet.stack.tcp.states import State
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def talk(emulator: Emulator, stack: Stack, plan: dict[str, Any]) -> list[Talker]
             return talker
 
         for family in (4, 6):
-            stack.listen_tcp(None, plan["port"], family=family, backlog=128, accept=accept)
+            stack.listen_tcp(Claim((family,), None, plan["port"]), backlog=128, accept=accept)
         return talkers
 
     def start() -> None:

@@ -116,8 +116,15 @@ class Reassembler:
 
     @staticmethod
     def quotable(packet: ip.Packet) -> memoryview:
-        """What an ICMP error quotes of a packet that was put together: it needs a header."""
-        header = ip.build(packet.source, packet.destination, packet.protocol, len(packet.payload))
+        """What an ICMP error quotes of a packet that was put together, or of its first fragment."""
+        ends = packet.source, packet.destination, packet.protocol, len(packet.payload)
+        if packet.more_fragments:
+            identification = packet.identification
+            header = ip.build_fragment(
+                *ends, identification=identification, fragment_offset=0, more_fragments=True
+            )
+        else:
+            header = ip.build(*ends)
         return memoryview(header + packet.payload[: icmp.MAX_QUOTE_SIZE])
 
     def _begin(self, key: _Key, now: float) -> _Partial:
@@ -161,11 +168,20 @@ class Reassembler:
         """When the oldest packet is given up."""
         return self._timers.earliest()
 
-    def handle_timeout(self, now: float) -> None:
-        """Give up what was not completed in time."""
+    def handle_timeout(self, now: float) -> list[ip.Packet]:
+        """Give up what was not completed in time; the first fragments of it, where they came."""
+        firsts = []
         for key in self._timers.pop_due(now):
+            partial = self._by_source[key[0]][key]
+            end = partial.pieces.get(0)
+            if end is not None:
+                source, destination, _, identification = key
+                payload = memoryview(partial.data)[:end]
+                head = source, destination, partial.protocol, payload, identification
+                firsts.append(ip.Packet(*head, more_fragments=True))
             self._forget(key)
             self._drops.drop(Drop.FRAGMENT_TIMEOUT)
+        return firsts
 
 
 def packets(

@@ -150,6 +150,12 @@ class IcmpService:
             message = icmp.build_port_unreachable(packet.destination, packet.source, whole)
             self._send(packet.destination, packet.source, message)
 
+    def reassembly_timeout(self, packet: ip.Packet, quote: memoryview, now: float) -> None:
+        """Tell who sent a packet that never became whole (RFC 1122 section 3.3.2, RFC 8200 4.5)."""
+        if self._may_answer(now):
+            ends = packet.destination, packet.source
+            self._send(*ends, icmp.build_reassembly_timeout(*ends, quote))
+
     def _may_answer(self, now: float) -> bool:
         self._tokens = min(BURST, self._tokens + (now - self._at) * RATE)
         self._at = now

@@ -15,7 +15,7 @@ from ntmpatch.packet.stack.gro import extend_run
 from ntmpatch.packet.stack.icmp import IcmpService
 from ntmpatch.packet.stack.outcomes import Outcomes
 from ntmpatch.packet.stack.pathmtu import PathMtuService
-from ntmpatch.packet.stack.ports import os_error
+from ntmpatch.packet.stack.ports import Claim, os_error
 from ntmpatch.packet.stack.tcp.service import TcpService
 from ntmpatch.packet.stack.udp import UdpService
 from ntmpatch.wire import ip, tcp
@@ -130,28 +130,26 @@ class Stack:
 
     # --- sockets -----------------------------------------------------------------------------
 
+    def bind_tcp(self, wanted: Claim) -> Claim:
+        """Keep a port for a socket that may listen, connect, or ``release_tcp`` it again."""
+        self._require(wanted.address)
+        return self.tcp.ports.claim(wanted)
+
+    def release_tcp(self, claim: Claim) -> None:
+        """The socket has ended that claimed the port, and did nothing else with it."""
+        self.tcp.ports.release(claim)
+
     def listen_tcp(
         self,
-        address: bytes | None,
-        port: int,
+        wanted: Claim,
         *,
-        family: int,
         backlog: int,
         accept: Callable[[TcpConnection], TcpHandler],
-        reuse_address: bool = True,
-        reuse_port: bool = False,
+        bound: Claim | None = None,
     ) -> TcpListener:
-        """Accept connections to a port; ``address`` None: of all addresses of ``family``."""
-        self._require(address)
-        return self.tcp.listen(
-            address,
-            port,
-            family=family,
-            backlog=backlog,
-            accept=accept,
-            reuse_address=reuse_address,
-            reuse_port=reuse_port,
-        )
+        """Accept connections to a port; ``bound`` is what ``bind_tcp`` gave, if it did."""
+        self._require(wanted.address)
+        return self.tcp.listen(wanted, backlog=backlog, accept=accept, bound=bound)
 
     def connect_tcp(
         self,
@@ -162,37 +160,21 @@ class Stack:
         *,
         local: bytes | None = None,
         local_port: int = 0,
-        reuse: tuple[bool, bool] = (False, False),
+        bound: Claim | None = None,
     ) -> TcpConnection:
         """Begin to open a connection; its outcome is told to ``handler``.
 
-        ``reuse``: SO_REUSEADDR and SO_REUSEPORT.
+        ``bound`` is what ``bind_tcp`` gave, if it did; ``local_port`` is its port then.
         """
         self._require(local)
         source = self.source_for(remote) if local is None else local
         ends = (source, local_port), (remote, port)
-        return self.tcp.connect(*ends, handler, now, reuse=reuse)
+        return self.tcp.connect(*ends, handler, now, bound=bound)
 
-    def bind_udp(
-        self,
-        address: bytes | None,
-        port: int,
-        handler: UdpHandler,
-        *,
-        family: int,
-        reuse_address: bool = False,
-        reuse_port: bool = False,
-    ) -> UdpSocket:
-        """Bind a UDP socket; ``address`` None: to all addresses of ``family``."""
-        self._require(address)
-        return self.udp.bind(
-            address,
-            port,
-            handler,
-            family=family,
-            reuse_address=reuse_address,
-            reuse_port=reuse_port,
-        )
+    def bind_udp(self, wanted: Claim, handler: UdpHandler) -> UdpSocket:
+        """Bind a UDP socket."""
+        self._require(wanted.address)
+        return self.udp.bind(wanted, handler)
 
     def _require(self, address: bytes | None) -> None:
         if address is not None and address not in self._addresses:
@@ -323,7 +305,8 @@ class Stack:
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
         self.tcp.handle_timeout(now)
-        self._reassembler.handle_timeout(now)
+        for first in self._reassembler.handle_timeout(now):
+            self._icmp.reassembly_timeout(first, self._reassembler.quotable(first), now)
         self.paths.handle_timeout(now)
 
     def path_changed(self, remote: bytes, now: float) -> None:

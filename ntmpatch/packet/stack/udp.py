@@ -8,48 +8,37 @@ from typing import TYPE_CHECKING
 from ntmpatch.base.drops import Drop
 from ntmpatch.base.errors import UntrustedError
 from ntmpatch.packet.stack.fragments import fragment
-from ntmpatch.packet.stack.ports import addresses_overlap, choose_ephemeral, flow_hash, os_error
+from ntmpatch.packet.stack.ports import Claim, PortTable, family_of, flow_hash, os_error
 from ntmpatch.wire import ip, udp
 from ntmpatch.wire.segments import SuperSegment
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from ntmpatch.base.drops import DropCounter
     from ntmpatch.packet.stack.handlers import UdpHandler
 
 
 class UdpSocket:
-    """One bound socket; ``local`` has an address of all zeros while bound to the wildcard."""
+    """One bound socket; its ``address`` is None while it is bound to the wildcard."""
 
     def __init__(
         self,
         service: UdpService,
-        family: int,
-        address: bytes | None,
-        port: int,
+        claim: Claim,
         handler: UdpHandler,
-        *,
-        reuse_address: bool,
-        reuse_port: bool,
     ) -> None:
-        self.family = family
-        self.address = address
-        self.port = port
+        self.claim = claim
+        self.port = claim.port
+        self.address = claim.address
         self.remote: tuple[bytes, int] | None = None
         self.handler = handler
-        self.reuse_address = reuse_address
-        self.reuse_port = reuse_port
+        self.is_closed = False
         self._service = service
 
-    @property
-    def local(self) -> tuple[bytes, int]:
-        """Packed address and port."""
-        return self.address or bytes(4 if self.family == 4 else 16), self.port
-
     def send_to(self, payload: bytes | memoryview, remote: tuple[bytes, int], now: float) -> None:
-        """Send one datagram. OSError EMSGSIZE, EADDRNOTAVAIL."""
+        """Send one datagram. OSError EMSGSIZE, EADDRNOTAVAIL, EAFNOSUPPORT."""
         self._service.send(self, payload, remote, now)
 
     def connect(self, remote: tuple[bytes, int]) -> None:
@@ -60,7 +49,9 @@ class UdpSocket:
 
     def close(self) -> None:
         """Free the port."""
-        self._service.remove(self)
+        if not self.is_closed:
+            self.is_closed = True
+            self._service.remove(self)
 
 
 class UdpService:
@@ -78,7 +69,7 @@ class UdpService:
         source_for: Callable[[bytes], bytes],
     ) -> None:
         self.source_for = source_for
-        self._rng = rng
+        self.ports = PortTable(rng)
         self._drops = drops
         self._emit = emit
         self._sockets: dict[tuple[int, int], list[UdpSocket]] = {}
@@ -86,51 +77,24 @@ class UdpService:
         self._path_used = path_used
         self._identify = identify
 
-    def bind(
-        self,
-        address: bytes | None,
-        port: int,
-        handler: UdpHandler,
-        *,
-        family: int,
-        reuse_address: bool,
-        reuse_port: bool,
-    ) -> UdpSocket:
+    def bind(self, wanted: Claim, handler: UdpHandler) -> UdpSocket:
         """OSError EADDRINUSE; port 0 chooses a free one."""
-        if not port:
-            port = self.choose_port((family,))
-        others = self._sockets.setdefault((family, port), [])
-        for other in others:
-            shared = (other.reuse_address and reuse_address) or (other.reuse_port and reuse_port)
-            if addresses_overlap(other.address, address) and not shared:
-                raise os_error(errno.EADDRINUSE)
-        socket = UdpSocket(
-            self,
-            family,
-            address,
-            port,
-            handler,
-            reuse_address=reuse_address,
-            reuse_port=reuse_port,
-        )
-        others.append(socket)
+        socket = UdpSocket(self, self.ports.claim(wanted), handler)
+        for key in self._keys(socket):
+            self._sockets.setdefault(key, []).append(socket)
         return socket
 
-    def choose_port(self, families: Sequence[int]) -> int:
-        """A port that nobody of ``families`` has."""
-        return choose_ephemeral(
-            self._rng,
-            lambda each: not any((family, each) in self._sockets for family in families),
-        )
-
     def remove(self, socket: UdpSocket) -> None:
-        """Free its port; harmless if that was done."""
-        key = (socket.family, socket.port)
-        others = self._sockets.get(key, [])
-        if socket in others:
-            others.remove(socket)
-        if not others:
-            self._sockets.pop(key, None)
+        """Free the port of a socket that is bound."""
+        self.ports.release(socket.claim)
+        for key in self._keys(socket):
+            self._sockets[key].remove(socket)
+            if not self._sockets[key]:
+                del self._sockets[key]
+
+    @staticmethod
+    def _keys(socket: UdpSocket) -> list[tuple[int, int]]:
+        return [(family, socket.port) for family in socket.claim.families]
 
     def send(
         self, socket: UdpSocket, payload: bytes | memoryview, remote: tuple[bytes, int], now: float
@@ -138,6 +102,8 @@ class UdpService:
         """Build the datagram, in fragments if it is larger than the path's packets."""
         if len(payload) > udp.MAX_PAYLOAD_SIZE:
             raise os_error(errno.EMSGSIZE)
+        if family_of(remote[0]) not in socket.claim.families:
+            raise os_error(errno.EAFNOSUPPORT)
         source = socket.address or self.source_for(remote[0])
         size = udp.HEADER_SIZE + len(payload)
         overhead = ip.header_size(source)
@@ -199,10 +165,9 @@ class UdpService:
 
         Those that have SO_REUSEPORT share by flow.
         """
-        family = 4 if len(address) == 4 else 6
         best: list[UdpSocket] = []
         best_score = -1
-        for socket in self._sockets.get((family, port), ()):
+        for socket in self._sockets.get((family_of(address), port), ()):
             if socket.address not in (None, address) or socket.remote not in (None, remote):
                 continue
             score = 2 * (socket.remote is not None) + (socket.address is not None)
@@ -210,6 +175,6 @@ class UdpService:
                 best, best_score = [socket], score
             elif score == best_score:
                 best.append(socket)
-        if len(best) > 1 and all(each.reuse_port for each in best):
+        if len(best) > 1 and all(each.claim.reuse_port for each in best):
             return best[flow_hash(remote) % len(best)]
         return best[-1] if best else None

@@ -8,6 +8,7 @@ import pytest
 from stack_sim import A4, A6, B4, B6, Program, StackSim
 
 from ntmpatch.base.drops import Drop
+from ntmpatch.packet.stack import Claim
 from ntmpatch.wire import icmp, ip
 from ntmpatch.wire.checksum import finish, ones_sum
 from ntmpatch.wire.segments import cut
@@ -96,7 +97,7 @@ def test_a_connected_datagram_socket_hears_of_hard_errors(
     for connected in (True, False):
         sim = StackSim(1)
         near = Bound()
-        socket = sim.a.bind_udp(None, 0, near, family=4 if far is B4 else 6)
+        socket = sim.a.bind_udp(Claim((4 if far is B4 else 6,), None, 0), near)
         if connected:
             socket.connect((far, 9))
         socket.send_to(b"hello", (far, 9), sim.now)
@@ -142,7 +143,7 @@ def test_a_stream_being_opened_ends_and_an_open_one_goes_on(
 def test_an_error_has_to_quote_what_went_to_who_tells_it() -> None:
     sim = StackSim(5)
     near = Bound()
-    socket = sim.a.bind_udp(None, 0, near, family=4)
+    socket = sim.a.bind_udp(Claim((4,), None, 0), near)
     socket.connect((B4, 9))
     socket.send_to(b"hello", (B4, 9), sim.now)
     packet = sent(sim)
@@ -162,7 +163,7 @@ def test_an_error_has_to_quote_what_went_to_who_tells_it() -> None:
 def test_a_closed_port_is_told_of_fragmented_datagrams_too(far: bytes) -> None:
     sim = StackSim(6)
     near = Bound()
-    socket = sim.a.bind_udp(None, 0, near, family=4 if far is B4 else 6)
+    socket = sim.a.bind_udp(Claim((4 if far is B4 else 6,), None, 0), near)
     socket.connect((far, 9))
     socket.send_to(bytes(5000), (far, 9), sim.now)
     sim.run(1)

@@ -6,6 +6,7 @@ import pytest
 from stack_sim import A4, A6, B4, B6, Program, StackSim
 
 from ntmpatch.base.drops import Drop
+from ntmpatch.packet.stack import Claim
 from ntmpatch.packet.stack.pathsearch import RAISE_INTERVAL
 from ntmpatch.wire import icmp, ip, tcp
 
@@ -188,8 +189,8 @@ def test_large_datagrams_begin_the_search_and_follow_it(ipv6: bool) -> None:
     sim = network(8935)
     sink, near = Sink(), Sink()
     far = B6 if ipv6 else B4
-    sim.b.bind_udp(None, 53, sink, family=6 if ipv6 else 4)
-    socket = sim.a.bind_udp(None, 0, near, family=6 if ipv6 else 4)
+    sim.b.bind_udp(Claim((6 if ipv6 else 4,), None, 53), sink)
+    socket = sim.a.bind_udp(Claim((6 if ipv6 else 4,), None, 0), near)
     socket.connect((far, 53))
     payload = sim.rng.randbytes(60_000)
     socket.send_to(payload, (far, 53), sim.now)
@@ -207,7 +208,7 @@ def test_own_addresses_carry_the_largest_packets_at_once() -> None:
         sim = StackSim(3)
         server = Program(sim)
         family = 4 if address is A4 else 6
-        sim.a.listen_tcp(None, 80, family=family, backlog=1, accept=lambda _, s=server: s)  # type: ignore[misc]
+        sim.a.listen_tcp(Claim((family,), None, 80), backlog=1, accept=lambda _, s=server: s)  # type: ignore[misc]
         client = Program(sim)
         client.conn = sim.a.connect_tcp(address, 80, client, sim.now)
         sim.run(0.1)

@@ -8,6 +8,7 @@ import pytest
 from stack_sim import A4, A6, B4, B6, Program, StackSim
 
 from ntmpatch.base.drops import Drop
+from ntmpatch.packet.stack import Claim
 from ntmpatch.packet.stack.tcp.states import State
 from ntmpatch.wire import ip, tcp
 from ntmpatch.wire.segments import cut
@@ -26,7 +27,7 @@ class Server:
         self.accepted: list[Program] = []
         family = 6 if ipv6 else 4
         self.listener = sim.b.listen_tcp(
-            None, 80, family=family, backlog=BACKLOG, accept=self.accept
+            Claim((family,), None, 80), backlog=BACKLOG, accept=self.accept
         )
 
     def accept(self, conn: object) -> Program:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from stack_sim import B4, StackSim
 
+from ntmpatch.packet.stack import Claim
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -55,7 +57,7 @@ def test_ten_thousand_idle_connections_cost_little_memory_and_no_timers() -> Non
         accepted.append(conn)
         return handler
 
-    sim.b.listen_tcp(None, 80, family=4, backlog=4096, accept=accept)
+    sim.b.listen_tcp(Claim((4,), None, 80), backlog=4096, accept=accept)
     before = resident_size()
     opened: list[TcpConnection] = []
     while len(opened) < COUNT:

@@ -8,6 +8,7 @@ import pytest
 from stack_sim import A4, B4, Program, StackSim
 
 from ntmpatch.base.drops import Drop
+from ntmpatch.packet.stack import Claim
 from ntmpatch.packet.stack.tcp.states import State
 from ntmpatch.wire import ip, tcp
 
@@ -257,15 +258,15 @@ def test_a_reset_must_hit_the_next_sequence_number() -> None:
 
 def test_two_listeners_need_reuse_port() -> None:
     sim = StackSim()
-    options = {"family": 4, "backlog": 1, "accept": lambda _: Program(sim)}
-    sim.b.listen_tcp(None, 99, **options)
+    options = {"backlog": 1, "accept": lambda _: Program(sim)}
+    sim.b.listen_tcp(Claim((4,), None, 99), **options)
     with pytest.raises(OSError, match="in use") as caught:
-        sim.b.listen_tcp(B4, 99, **options)
+        sim.b.listen_tcp(Claim((4,), B4, 99), **options)
     assert caught.value.errno == errno.EADDRINUSE
-    sim.b.listen_tcp(None, 100, reuse_port=True, **options)
-    sim.b.listen_tcp(None, 100, reuse_port=True, **options)
+    sim.b.listen_tcp(Claim((4,), None, 100, reuse_port=True), **options)
+    sim.b.listen_tcp(Claim((4,), None, 100, reuse_port=True), **options)
     with pytest.raises(OSError, match="assign") as caught:
-        sim.b.listen_tcp(A4, 101, **options)
+        sim.b.listen_tcp(Claim((4,), A4, 101), **options)
     assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
@@ -277,7 +278,7 @@ def test_a_connection_to_oneself() -> None:
         server.conn = conn  # type: ignore[assignment]
         return server
 
-    sim.a.listen_tcp(None, 50, family=4, backlog=1, accept=accept)
+    sim.a.listen_tcp(Claim((4,), None, 50), backlog=1, accept=accept)
     client = Program(sim)
     client.conn = sim.a.connect_tcp(A4, 50, client, sim.now)
     data = sim.rng.randbytes(500_000)

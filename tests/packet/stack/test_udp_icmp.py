@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from stack_sim import A4, A6, B4, B6, StackSim
 
 from ntmpatch.base.drops import Drop
+from ntmpatch.packet.stack import Claim
 from ntmpatch.wire import icmp, ip
 from ntmpatch.wire.segments import cut
 
@@ -37,8 +38,8 @@ class Bound:
 def test_datagrams_of_every_size_arrive_whole(family: int, far: bytes, verify: bool) -> None:
     sim = StackSim(1, verify=verify)
     near, server = Bound(), Bound()
-    sim.b.bind_udp(None, 53, server, family=family)
-    socket = sim.a.bind_udp(None, 0, near, family=family)
+    sim.b.bind_udp(Claim((family,), None, 53), server)
+    socket = sim.a.bind_udp(Claim((family,), None, 0), near)
     sizes = [0, 1, 7, 8, 1320, 1330, 1348, 1349, 1400, 9000, 60_000, 65_507]
     sent = [sim.rng.randbytes(size) for size in sizes]
     for payload in sent:
@@ -53,8 +54,8 @@ def test_datagrams_of_every_size_arrive_whole(family: int, far: bytes, verify: b
 def test_fragments_may_come_in_any_order_and_a_lost_one_costs_the_datagram() -> None:
     sim = StackSim(2)
     server = Bound()
-    sim.b.bind_udp(None, 53, server, family=4)
-    socket = sim.a.bind_udp(None, 0, Bound(), family=4)
+    sim.b.bind_udp(Claim((4,), None, 53), server)
+    socket = sim.a.bind_udp(Claim((4,), None, 0), Bound())
     payload = sim.rng.randbytes(20_000)
     scratch = memoryview(bytearray(70_000))
     pieces: list[bytes] = []
@@ -77,7 +78,7 @@ def test_a_closed_port_is_told_by_icmp() -> None:
     for family, far in ((4, B4), (6, B6)):
         sim = StackSim(3)
         near = Bound()
-        socket = sim.a.bind_udp(None, 0, near, family=family)
+        socket = sim.a.bind_udp(Claim((family,), None, 0), near)
         socket.connect((far, 9))
         socket.send_to(b"anybody", (far, 9), sim.now)
         sim.run(1)
@@ -87,11 +88,11 @@ def test_a_closed_port_is_told_by_icmp() -> None:
 def test_a_connected_socket_hears_its_peer_only() -> None:
     sim = StackSim(4)
     one, other = Bound(), Bound()
-    connected = sim.b.bind_udp(None, 70, one, family=4, reuse_address=True)
+    connected = sim.b.bind_udp(Claim((4,), None, 70, reuse_address=True), one)
     connected.connect((A4, 1111))
-    sim.b.bind_udp(None, 70, other, family=4, reuse_address=True)
+    sim.b.bind_udp(Claim((4,), None, 70, reuse_address=True), other)
     for port in (1111, 2222):
-        sim.a.bind_udp(None, port, Bound(), family=4).send_to(b"x", (B4, 70), sim.now)
+        sim.a.bind_udp(Claim((4,), None, port), Bound()).send_to(b"x", (B4, 70), sim.now)
     sim.run(1)
     assert [source for _, source in one.datagrams] == [(A4, 1111)]
     assert [source for _, source in other.datagrams] == [(A4, 2222)]
@@ -99,12 +100,12 @@ def test_a_connected_socket_hears_its_peer_only() -> None:
 
 def test_ports_clash_and_are_freed() -> None:
     sim = StackSim(5)
-    socket = sim.a.bind_udp(None, 500, Bound(), family=4)
+    socket = sim.a.bind_udp(Claim((4,), None, 500), Bound())
     with pytest.raises(OSError, match="in use"):
-        sim.a.bind_udp(A4, 500, Bound(), family=4)
-    sim.a.bind_udp(None, 500, Bound(), family=6)
+        sim.a.bind_udp(Claim((4,), A4, 500), Bound())
+    sim.a.bind_udp(Claim((6,), None, 500), Bound())
     socket.close()
-    sim.a.bind_udp(A4, 500, Bound(), family=4)
+    sim.a.bind_udp(Claim((4,), A4, 500), Bound())
 
 
 @pytest.mark.parametrize(("near", "far"), [(A4, B4), (A6, B6)])
@@ -143,7 +144,7 @@ def test_spoofed_sources_and_foreign_destinations_are_dropped_by_name() -> None:
 @given(st.data())
 def test_any_bytes_give_a_named_drop_or_nothing(data: st.DataObject) -> None:
     sim = StackSim(8)
-    sim.b.bind_udp(None, 53, Bound(), family=4)
+    sim.b.bind_udp(Claim((4,), None, 53), Bound())
     sim.connect(80)
     sim.run(1)
     protocol = data.draw(st.sampled_from([ip.TCP, ip.UDP, ip.ICMP, ip.ICMPV6, ip.FRAGMENT, 0, 60]))
@@ -163,8 +164,8 @@ def test_sockets_with_reuse_port_share_by_flow() -> None:
     sim = StackSim(3)
     servers = [Bound() for _ in range(4)]
     for server in servers:
-        sim.b.bind_udp(None, 53, server, family=4, reuse_port=True)
-    clients = [sim.a.bind_udp(None, 0, Bound(), family=4) for _ in range(64)]
+        sim.b.bind_udp(Claim((4,), None, 53, reuse_port=True), server)
+    clients = [sim.a.bind_udp(Claim((4,), None, 0), Bound()) for _ in range(64)]
     for client in clients * 3:
         client.send_to(b"x", (B4, 53), sim.now)
     sim.run(1)
@@ -178,15 +179,38 @@ def test_of_sockets_with_reuse_address_the_latest_is_served() -> None:
     sim = StackSim(4)
     early, late = Bound(), Bound()
     for server in (early, late):
-        sim.b.bind_udp(None, 53, server, family=4, reuse_address=True)
-    sim.a.bind_udp(None, 0, Bound(), family=4).send_to(b"x", (B4, 53), sim.now)
+        sim.b.bind_udp(Claim((4,), None, 53, reuse_address=True), server)
+    sim.a.bind_udp(Claim((4,), None, 0), Bound()).send_to(b"x", (B4, 53), sim.now)
     sim.run(1)
     assert (len(early.datagrams), len(late.datagrams)) == (0, 1)
 
 
-def test_a_port_for_both_families_is_free_in_both() -> None:
+@pytest.mark.parametrize("family", [4, 6])
+def test_who_sent_a_packet_that_never_became_whole_is_told(family: int) -> None:
+    """By ICMP, with the first fragment, if that came."""
+    near, far = ((A4, B4), (A6, B6))[family == 6]
     sim = StackSim(5)
-    for port in range(32768, 61000):
-        if port != 50_000:
-            sim.a.bind_udp(None, port, Bound(), family=6)
-    assert sim.a.udp.choose_port((4, 6)) == 50_000
+    sim.b.bind_udp(Claim((family,), None, 53), Bound())
+    socket = sim.a.bind_udp(Claim((family,), None, 0), Bound())
+    scratch = memoryview(bytearray(70_000))
+
+    def sent() -> list[bytes]:
+        socket.send_to(bytes(5000), (far, 53), sim.now)
+        pieces = []
+        while (segment := sim.a.poll_transmit(sim.now)) is not None:
+            pieces += [bytes(packet) for packet in cut(segment, scratch, checksums=False)]
+        return pieces
+
+    sim.b.receive([memoryview(sent()[0])], (near,), sim.now)
+    sim.b.receive([memoryview(sent()[1])], (near,), sim.now)
+    sim.b.handle_timeout(sim.now + 60.0)
+    assert sim.b.drops[Drop.FRAGMENT_TIMEOUT] == 2
+    told = sim.b.poll_transmit(sim.now)
+    assert told is not None
+    assert sim.b.poll_transmit(sim.now) is None, "the first fragment of the other never came"
+    (packet,) = (ip.parse_untrusted(each) for each in cut(told, scratch, checksums=True))
+    message = icmp.parse_untrusted(packet.payload, far, near, verify=True)
+    assert (message.kind, message.code) == (icmp.Kind.TIME_EXCEEDED, 1)
+    assert message.quote is not None
+    ports = message.quote.source_port, message.quote.destination_port
+    assert (message.quote.source, message.quote.destination, *ports) == (near, far, socket.port, 53)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ntmpatch.packet.stack.handlers import TcpHandler
+    from ntmpatch.packet.stack.ports import Claim
     from ntmpatch.packet.stack.tcp.service import TcpService
 
 DEFAULT_MSS = 536
@@ -66,6 +67,7 @@ class TcpConnection:
         "bytes_acked",
         "bytes_received",
         "bytes_resent",
+        "claim",
         "congestion",
         "cork",
         "corrected_at",
@@ -103,7 +105,6 @@ class TcpConnection:
         "release_slot",
         "remote",
         "retransmissions",
-        "reuse",
         "rtt",
         "sack",
         "scoreboard",
@@ -139,20 +140,21 @@ class TcpConnection:
         local: tuple[bytes, int],
         remote: tuple[bytes, int],
         *,
+        claim: Claim,
         iss: int,
         state: State,
     ) -> None:
         self.service = service
         self.local = local
         self.remote = remote
+        self.claim = claim
+        """Of the local port; in the table from when the program knows of the connection."""
         self.state = state
         self.handler: TcpHandler | None = None
         self.accept: Callable[[TcpConnection], TcpHandler] | None = None
         """Of a connection that a listener made: asked for the handler when it is established."""
         self.release_slot: Callable[[TcpConnection], None] | None = None
         # Options of the program.
-        self.reuse = (False, False)
-        """SO_REUSEADDR and SO_REUSEPORT: whether others may bind to the port."""
         self.nodelay = False
         self.cork = False
         self.keepalive: tuple[float, float, int] | None = None

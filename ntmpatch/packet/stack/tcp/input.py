@@ -352,9 +352,13 @@ def _take_text(
             _out_of_order(conn, service, seq, b"".join(pieces))
     if conn.done:
         return
-    if conn.fin_received is not None and conn.rcv_nxt == conn.fin_received:
+    if conn.fin_received == conn.rcv_nxt:
         _take_fin(conn, service, now)
         return
+    if conn.fin_received is not None and conn.rcv_nxt > conn.fin_received:
+        # Data where the stream was to end: as in Linux that was no FIN.
+        service.drops.drop(Drop.TCP_UNEXPECTED_FLAGS)
+        conn.fin_received = None
     if seq > expected or was_waiting or conn.rcv_nxt == expected:
         # RFC 5681 section 4.2: out of order, or filling a gap: at once.
         _acknowledge_now(conn, service)

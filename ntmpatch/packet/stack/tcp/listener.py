@@ -7,13 +7,12 @@ SYNs and the handshakes' last ACKs are dropped until it has.
 
 from __future__ import annotations
 
-import errno
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ntmpatch.packet.stack.ports import addresses_overlap, choose_ephemeral, flow_hash, os_error
+from ntmpatch.packet.stack.ports import Claim, Use, family_of, flow_hash
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Callable
 
     from ntmpatch.packet.stack.handlers import TcpHandler
@@ -25,24 +24,18 @@ MAX_BACKLOG = 4096
 
 
 class TcpListener:
-    """Accepts connections to ``local``; its address is None for all of the family."""
+    """Accepts connections to what it has claimed."""
 
     def __init__(
         self,
         service: TcpService,
-        local: tuple[bytes | None, int],
+        claim: Claim,
         *,
-        family: int,
         backlog: int,
         accept: Callable[[TcpConnection], TcpHandler],
-        reuse_address: bool,
-        reuse_port: bool,
     ) -> None:
-        self.local = local
-        self.family = family
+        self.claim = claim
         self.accept = accept
-        self.reuse_address = reuse_address
-        self.reuse_port = reuse_port
         self.half_open: set[TcpConnection] = set()
         self.backlog = backlog
         self.is_closed = False
@@ -52,6 +45,7 @@ class TcpListener:
         Asked before a connection is let in; it may close the listener.
         """
         self._service = service
+        self._accepted: dict[bytes, Claim] = {}
 
     @property
     def is_full(self) -> bool:
@@ -67,54 +61,52 @@ class TcpListener:
     def _limit(self) -> int:
         return max(0, min(self.backlog, MAX_BACKLOG))
 
+    def claim_at(self, address: bytes) -> Claim:
+        """What a connection claims that it accepts at ``address``: one for them all."""
+        claim = self._accepted.get(address)
+        if claim is None:
+            families = (family_of(address),)
+            claim = replace(self.claim, families=families, address=address, use=Use.BOUND)
+            self._accepted[address] = claim
+        return claim
+
     def close(self) -> None:
         """Listen no more; connections that are being made are reset."""
-        self.is_closed = True
-        self._service.remove_listener(self)
+        if not self.is_closed:
+            self.is_closed = True
+            self._service.remove_listener(self)
 
 
 class ListenerTable:
     """Who listens where."""
 
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
+    def __init__(self) -> None:
         self._listeners: dict[tuple[int, int], list[TcpListener]] = {}
 
-    def choose_port(self, family: int) -> int:
-        """A port at which nobody of ``family`` listens."""
-        return choose_ephemeral(self._rng, lambda each: (family, each) not in self._listeners)
-
-    def has(self, family: int, port: int) -> bool:
-        """Whether anybody of ``family`` listens there."""
-        return (family, port) in self._listeners
-
     def add(self, listener: TcpListener) -> None:
-        """OSError EADDRINUSE if somebody else listens there and both do not share."""
-        address, port = listener.local
-        others = self._listeners.get((listener.family, port), [])
-        for other in others:
-            shared = other.reuse_port and listener.reuse_port
-            if addresses_overlap(other.local[0], address) and not shared:
-                raise os_error(errno.EADDRINUSE)
-        self._listeners[listener.family, port] = [*others, listener]
+        """Whether it may listen there, its claim has decided."""
+        for key in self._keys(listener):
+            self._listeners.setdefault(key, []).append(listener)
 
     def remove(self, listener: TcpListener) -> None:
-        """Harmless if it is not there."""
-        key = (listener.family, listener.local[1])
-        left = [each for each in self._listeners.get(key, ()) if each is not listener]
-        if left:
-            self._listeners[key] = left
-        else:
-            self._listeners.pop(key, None)
+        """One that was added."""
+        for key in self._keys(listener):
+            self._listeners[key].remove(listener)
+            if not self._listeners[key]:
+                del self._listeners[key]
+
+    @staticmethod
+    def _keys(listener: TcpListener) -> list[tuple[int, int]]:
+        return [(family, listener.claim.port) for family in listener.claim.families]
 
     def find(self, local: tuple[bytes, int], remote: tuple[bytes, int]) -> TcpListener | None:
         """Whoever listens there; one that is bound to the address before one bound to all."""
         address, port = local
-        candidates = self._listeners.get((4 if len(address) == 4 else 6, port))
+        candidates = self._listeners.get((family_of(address), port))
         if not candidates:
             return None
-        exact = [each for each in candidates if each.local[0] == address]
-        chosen = exact or [each for each in candidates if each.local[0] is None]
+        exact = [each for each in candidates if each.claim.address == address]
+        chosen = exact or [each for each in candidates if each.claim.address is None]
         if not chosen:
             return None
         # SO_REUSEPORT shares the load; a SYN that is sent again finds the same listener.

@@ -64,9 +64,9 @@ def _half_open(
     syn: Segment,
     now: float,
 ) -> TcpConnection:
-    conn = TcpConnection(service, local, remote, iss=iss, state=State.SYN_RECEIVED)
+    claim = listener.claim_at(local[0])
+    conn = TcpConnection(service, local, remote, claim=claim, iss=iss, state=State.SYN_RECEIVED)
     conn.accept = listener.accept
-    conn.reuse = listener.reuse_address, listener.reuse_port
     service.insert(conn)
     take_syn(conn, service, syn, now)
     conn.last_heard_at = now

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ntmpatch.base.drops import Drop
 from ntmpatch.base.timers import TimerQueue
 from ntmpatch.packet.stack.pathsearch import MIN_MTU
-from ntmpatch.packet.stack.ports import choose_ephemeral, os_error
+from ntmpatch.packet.stack.ports import Claim, PortTable, Use, family_of, os_error
 from ntmpatch.packet.stack.tcp.autotune import WINDOW_SCALE, Budget
 from ntmpatch.packet.stack.tcp.connection import TcpConnection, Timer
 from ntmpatch.packet.stack.tcp.cookies import SynCookies
@@ -84,14 +85,13 @@ class TcpService:
         self.timers: TimerQueue[tuple[TcpConnection, Timer]] = TimerQueue()
         self.budget = Budget()
         self.rings = RingPool()
-        self._rng = rng
         self._secret = secret
         self._epoch = now
         self._emit = emit
         self._is_own = is_own
         self._connections: dict[_Flow, TcpConnection] = {}
-        self._by_port: dict[int, set[TcpConnection]] = {}
-        self._listeners = ListenerTable(rng)
+        self.ports = PortTable(rng)
+        self._listeners = ListenerTable()
         self._ready: deque[TcpConnection] = deque()
         self._stamp_offset = rng.getrandbits(32)
         self._challenges = 0
@@ -100,10 +100,6 @@ class TcpService:
 
     # --- what the stack's users call --------------------------------------------------------
 
-    def at_port(self, port: int) -> list[TcpConnection]:
-        """Who has a port of ours, TIME-WAIT included; what is being accepted does not count."""
-        return [conn for conn in self._by_port.get(port, ()) if conn.accept is None]
-
     @property
     def connections(self) -> list[TcpConnection]:
         """All there are."""
@@ -111,32 +107,22 @@ class TcpService:
 
     def listen(
         self,
-        address: bytes | None,
-        port: int,
+        wanted: Claim,
         *,
-        family: int,
         backlog: int,
         accept: Callable[[TcpConnection], TcpHandler],
-        reuse_address: bool,
-        reuse_port: bool,
+        bound: Claim | None = None,
     ) -> TcpListener:
-        """OSError EADDRINUSE if somebody listens there; port 0 chooses one."""
-        port = port or self._listeners.choose_port(family)
-        listener = TcpListener(
-            self,
-            (address, port),
-            family=family,
-            backlog=backlog,
-            accept=accept,
-            reuse_address=reuse_address,
-            reuse_port=reuse_port,
-        )
+        """OSError EADDRINUSE; ``bound`` is what the socket has claimed already, and gives up."""
+        claim = self.ports.claim(replace(wanted, use=Use.LISTENING), instead_of=bound)
+        listener = TcpListener(self, claim, backlog=backlog, accept=accept)
         self._listeners.add(listener)
         return listener
 
     def remove_listener(self, listener: TcpListener) -> None:
         """Take it out of the table; what it had half open is reset."""
         self._listeners.remove(listener)
+        self.ports.release(listener.claim)
         for conn in list(listener.half_open):
             self.abort(conn, conn.last_heard_at)
 
@@ -147,18 +133,17 @@ class TcpService:
         handler: TcpHandler,
         now: float,
         *,
-        reuse: tuple[bool, bool] = (False, False),
+        bound: Claim | None = None,
     ) -> TcpConnection:
-        """Begin to open; port 0 chooses one that is free for this remote."""
+        """Begin to open; port 0 chooses one that is free for this remote.
+
+        ``bound`` is what the socket has claimed already; it gives it up once it is connecting.
+        """
+        use = Use.BOUND
         if not local[1]:
-            family = 4 if len(local[0]) == 4 else 6
-            port = choose_ephemeral(
-                self._rng,
-                lambda each: (
-                    (local[0], each, *remote) not in self._connections
-                    and not self._listeners.has(family, each)
-                ),
-                exhausted=errno.EADDRNOTAVAIL,
+            use = Use.AUTOMATIC
+            port = self.ports.choose_to_connect(
+                lambda each: (local[0], each, *remote) not in self._connections
             )
             local = (local[0], port)
         key = (*local, *remote)
@@ -169,17 +154,24 @@ class TcpService:
             raise os_error(errno.EADDRNOTAVAIL)
         if self.is_full:
             raise os_error(errno.ENOBUFS)
+        family = family_of(local[0])
+        if bound is None:
+            claim = Claim((family,), *local, use=use)
+        else:
+            claim = replace(bound, families=(family,), address=local[0])
+            self.ports.release(bound)
+        self.ports.add(claim)
         conn = TcpConnection(
             self,
             local,
             remote,
+            claim=claim,
             iss=self.initial_sequence(local, remote, now),
             state=State.SYN_SENT,
         )
         conn.handler = handler
         conn.syn_due = True
         conn.last_heard_at = now
-        conn.reuse = reuse
         self.insert(conn)
         self.wake(conn)
         return conn
@@ -354,9 +346,10 @@ class TcpService:
         if conn.release_slot is not None:
             conn.release_slot(conn)
             conn.release_slot = None
-        if conn.accept is not None:
-            conn.handler = conn.accept(conn)
-            conn.accept = None
+        accept, conn.accept = conn.accept, None
+        if accept is not None:
+            self.ports.add(conn.claim)
+            conn.handler = accept(conn)
         if conn.handler is not None:
             conn.handler.established()
         self.wake(conn)
@@ -432,10 +425,8 @@ class TcpService:
         key = (*conn.local, *conn.remote)
         if self._connections.get(key) is conn:
             del self._connections[key]
-            mates = self._by_port[conn.local[1]]
-            mates.discard(conn)
-            if not mates:
-                del self._by_port[conn.local[1]]
+            if conn.accept is None:
+                self.ports.release(conn.claim)
         if conn.release_slot is not None:
             conn.release_slot(conn)
             conn.release_slot = None
@@ -500,7 +491,6 @@ class TcpService:
     def insert(self, conn: TcpConnection) -> None:
         """A connection that somebody opens."""
         self._connections[(*conn.local, *conn.remote)] = conn
-        self._by_port.setdefault(conn.local[1], set()).add(conn)
 
     def listener_of(self, conn: TcpConnection) -> TcpListener | None:
         """Who would be told of the connection."""
