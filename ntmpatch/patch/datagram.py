@@ -56,12 +56,16 @@ class DatagramSocket(VirtualSocket):
 
     def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0) -> Any:
         """One datagram; ancillary data come from the real network only."""
+        if type(ancbufsize) is not int or ancbufsize < 0:
+            self._ntm_judge("recvmsg", 0, ancbufsize, _socket.MSG_DONTWAIT)
         buffer = bytearray(bufsize)
         size, ancillary, out_flags, source = self._ntm_receive([buffer], ancbufsize, flags)
         return bytes(memoryview(buffer)[:size]), ancillary, out_flags, source
 
     def recvmsg_into(self, buffers: Iterable[Any], ancbufsize: int = 0, flags: int = 0) -> Any:
         """One datagram, scattered."""
+        if type(ancbufsize) is not int or ancbufsize < 0:
+            self._ntm_judge("recvmsg", 0, ancbufsize, _socket.MSG_DONTWAIT)
         return self._ntm_receive(list(buffers), ancbufsize, flags)
 
     def _ntm_receive(self, buffers: Sequence[Any], ancbufsize: int, flags: int) -> Any:
@@ -118,6 +122,7 @@ class DatagramSocket(VirtualSocket):
         self, buffers: Iterable[Any], ancdata: Any = (), flags: int = 0, address: Any = None
     ) -> int:
         """One datagram, gathered."""
+        self._ntm_judge_sendmsg(ancdata, flags, address)
         if address is None:
             refuse(errno.EDESTADDRREQ)
         state = state_of(self)
@@ -251,10 +256,9 @@ class ConnectedDatagramSocket(VirtualSocket):
         self, buffers: Iterable[Any], ancdata: Any = (), flags: int = 0, address: Any = None
     ) -> int:
         """One datagram, gathered, to the peer; to nobody else."""
+        self._ntm_judge_sendmsg(ancdata, flags, address)
         if address is not None:
             self._ntm_require_peer(address)
-        if list(ancdata):
-            refuse(errno.EINVAL)
         payload = list(buffers)
         self._ntm_check(sum(memoryview(part).nbytes for part in payload))
         try:

@@ -93,10 +93,8 @@ class StreamSocket(VirtualSocket):
     def sendmsg(
         self, buffers: Iterable[Any], ancdata: Any = (), flags: int = 0, address: Any = None
     ) -> int:
-        """As the kernel; descriptors do not travel over TCP."""
-        if list(ancdata):
-            refuse(errno.EINVAL)
-        del address
+        """As the kernel: ancillary data and an address mean nothing to TCP."""
+        self._ntm_judge_sendmsg(ancdata, flags, address)
         try:
             return super().sendmsg(buffers, (), flags)
         except BrokenPipeError:

@@ -35,6 +35,14 @@ def raw(socket: Any) -> _socket.socket:
     return socket if isinstance(socket, _socket.socket) else socket._sock
 
 
+def require_open(fd: int) -> None:
+    """OSError(EBADF) if the descriptor was closed behind the socket's back.
+
+    Else its number would be the first that is free for what is opened to take its place.
+    """
+    os.fstat(fd)
+
+
 def make_pair(type_: int, kept: dict[OptionKey, OptionValue]) -> tuple[int, int]:
     """Near and far end of a new pair, as descriptors."""
     near, far = _socket.socketpair(_socket.AF_UNIX, type_)
@@ -134,6 +142,7 @@ def begin_connect(socket: Any, target: Packed) -> State:
 
     c_socket = raw(socket)
     fd, family, proto = c_socket.fileno(), c_socket.family, c_socket.proto
+    require_open(fd)
     bound = table.get(fd)
     if bound is not None:
         kept, port, bound_id = bound.options, bound.local[1], bound.id
@@ -227,6 +236,7 @@ def bind_tcp(socket: Any, address: bytes, port: int) -> None:
 
     c_socket = raw(socket)
     fd, family = c_socket.fileno(), c_socket.family
+    require_open(fd)
     if table.get(fd) is not None or bound_port(c_socket):
         raise os_error(errno.EINVAL)
     kept = options.snapshot(c_socket, family, c_socket.type, c_socket.proto)
@@ -264,6 +274,7 @@ def bind_tcp(socket: Any, address: bytes, port: int) -> None:
 def listen_bound(socket: Any, state: State, backlog: int) -> None:
     """listen() on a socket that is bound to a virtual address. OSError."""
     check_backlog(backlog)
+    require_open(state.fd)
     address, port = state.local
     id_, near = _listen(
         state.family, address, port, state.options, backlog=backlog, bound_id=state.id
@@ -365,6 +376,7 @@ def bind_udp(
     """Open a UDP socket of the node: bound to ``address`` or connected to ``remote``. OSError."""
     c_socket = raw(socket)
     fd, family = c_socket.fileno(), c_socket.family
+    require_open(fd)
     before = table.get(fd)
     kept = (
         before.options

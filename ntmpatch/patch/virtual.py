@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import contextlib
 import errno
 import os
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -177,6 +178,23 @@ class VirtualSocket(_Base):
         super()._real_close(*arguments)  # type: ignore[misc]  # socket.socket's own hook
         if state is not None:
             state.release()
+
+    def _ntm_judge(self, method: str, *arguments: Any) -> None:
+        """Let the C method say what is wrong with arguments: on a socket that goes nowhere.
+
+        TypeError, ValueError, OverflowError; whether the call would succeed does not matter.
+        """
+        state = state_of(self)
+        judge = options.scratch(state.family, state.type, state.proto)
+        with contextlib.suppress(OSError):
+            getattr(judge, method)(*arguments)
+
+    def _ntm_judge_sendmsg(self, ancdata: Any, flags: Any, address: Any) -> None:
+        """As Linux, what cannot be sent here is ignored; what is no message at all is an error."""
+        if ancdata or type(flags) is not int:
+            self._ntm_judge("sendmsg", [], ancdata, flags)
+        if address is not None and type(address) is not tuple:
+            self._ntm_judge("sendmsg", [], (), 0, address)
 
     def _ntm_wait(self, events: int, flags: int, deadline: waiting.Deadline) -> None:
         """After EAGAIN on what lies behind an epoll set: wait, or raise it."""
