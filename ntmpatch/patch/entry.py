@@ -43,6 +43,9 @@ class EntryPoints(_Base):
     ) -> None:
         if fileno is None or not node.current.is_enabled:
             super().__init__(family, type, proto, fileno)
+            known = sys.modules.get("ntmpatch.patch.table")
+            if known is not None:
+                known.vacate(self.fileno())
             return
         from ntmpatch.patch import classes, table  # noqa: PLC0415  # see the module's docstring
 
@@ -181,15 +184,17 @@ class EntryPoints(_Base):
         if target is None or not self._ntm_is(_socket.SOCK_DGRAM):
             return False
         sys.audit("socket.sendto", self, address)
-        from ntmpatch.patch import turning  # noqa: PLC0415  # is loaded by now
+        from ntmpatch.patch import polled, turning  # noqa: PLC0415  # is loaded by now
 
         c_socket = turning.raw(self)
         if not turning.bound_port(c_socket):
-            turning.bind_udp(self, None, 0)
+            with polled.kept(c_socket.fileno()):
+                turning.bind_udp(self, None, 0)
             return True
         if pack_host(c_socket.family, c_socket.getsockname()[0]) not in (bytes(4), bytes(16)):
             raise turning.os_error(errno.ENETUNREACH)
-        turning.bind_udp_wildcard(self)
+        with polled.kept(c_socket.fileno()):
+            turning.bind_udp_wildcard(self)
         return not isinstance(self, EntryPoints) or type(self).sendto is not EntryPoints.sendto
 
 

@@ -6,7 +6,7 @@ import _socket
 import errno
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ntmpatch.patch import node, turning, waiting
+from ntmpatch.patch import node, polled, turning, waiting
 from ntmpatch.patch.addressing import format_address
 from ntmpatch.patch.classes import register_mixin
 from ntmpatch.patch.kinds import Kind
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 class StreamSocket(VirtualSocket):
-    """An established connection. End of file and EPIPE may stand for an error of the stack."""
+    """An established connection. End of file and EPIPE may stand for an error of the stack.
+
+    Urgent data (MSG_OOB) go in line, as RFC 6093 section 4 would have them read; the pair's own
+    notion of them would take a byte out of the stream.
+    """
 
     __slots__ = ()
 
@@ -75,14 +79,14 @@ class StreamSocket(VirtualSocket):
     def send(self, data: Any, flags: int = 0, **timeout: Any) -> int:
         """As the kernel, with the stack's errno in place of EPIPE; gevent's takes a time-out."""
         try:
-            return super().send(data, flags, **timeout)
+            return super().send(data, flags & ~_socket.MSG_OOB, **timeout)
         except BrokenPipeError:
             self._ntm_broken()
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """As the kernel."""
         try:
-            return super().sendall(data, flags)
+            return super().sendall(data, flags & ~_socket.MSG_OOB)
         except BrokenPipeError:
             self._ntm_broken()
 
@@ -96,7 +100,7 @@ class StreamSocket(VirtualSocket):
         """As the kernel: ancillary data and an address mean nothing to TCP."""
         self._ntm_judge_sendmsg(ancdata, flags, address)
         try:
-            return super().sendmsg(buffers, (), flags)
+            return super().sendmsg(buffers, (), flags & ~_socket.MSG_OOB)
         except BrokenPipeError:
             self._ntm_broken()
 
@@ -144,8 +148,9 @@ class ConnectingSocket(StreamSocket):
         state = state_of(self)
         if state.failed and not state.error:
             # The failure was told: the socket is as new.
-            turning.become_ordinary(self, state)
-            return self.connect_ex(address)
+            with polled.kept(state.fd):
+                turning.become_ordinary(self, state)
+                return self.connect_ex(address)
         error = turning.poll_connect(self, state)
         if error == errno.EINPROGRESS:
             if self.gettimeout() == 0:
@@ -194,8 +199,9 @@ class ConnectingSocket(StreamSocket):
         turning.poll_connect(self, state)
         if not state.failed:
             refuse(errno.EINVAL)
-        turning.become_ordinary(self, state)
-        self.bind(address)
+        with polled.kept(state.fd):
+            turning.become_ordinary(self, state)
+            self.bind(address)
 
 
 def _settling(name: str) -> Callable[..., Any]:

@@ -95,6 +95,13 @@ def remove(fd: int) -> State | None:
     return state
 
 
+def vacate(fd: int) -> None:
+    """Another socket has this number now: what was there was closed behind its object's back."""
+    state = remove(fd)
+    if state is not None:
+        state.release()
+
+
 def _drop_inode(state: State) -> None:
     if _by_inode.get(state.inode) is state:
         del _by_inode[state.inode]
@@ -134,7 +141,9 @@ def adopt(fd: int, family: int) -> State | None:
             return known
         twin = _by_inode.get(inode)
         if twin is not None:
+            vacate(fd)
             return _twin(twin, fd)
+    vacate(fd)
     if family in (_socket.AF_INET, _socket.AF_INET6) and stat.S_ISSOCK(status.st_mode):
         return _foreign(fd, family, status.st_ino)
     return None

@@ -46,9 +46,7 @@ def require_open(fd: int) -> None:
 def make_pair(type_: int, kept: dict[OptionKey, OptionValue]) -> tuple[int, int]:
     """Near and far end of a new pair, as descriptors."""
     near, far = _socket.socketpair(_socket.AF_UNIX, type_)
-    for key in options.KEPT_BY_THE_PAIR:
-        if key in kept:
-            near.setsockopt(*key, kept[key])
+    options.apply_to_pair(near, kept)
     return near.detach(), far.detach()
 
 

@@ -95,7 +95,7 @@ class VirtualSocket(_Base):
         kept = options.check(state.family, state.type, state.proto, key, value, *optlen)
         if state.real is not None:
             state.real.setsockopt(level, optname, value, *optlen)
-        if key in options.KEPT_BY_THE_PAIR:
+        if key in options.KEPT_BY_THE_PAIR or key == options.SEND_BUFFER:
             super().setsockopt(level, optname, value)
         state.options[key] = kept
         if options.is_for_the_node(key):

@@ -52,6 +52,13 @@ class TcpPump:
         """Monotonic seconds, as the stack counts them."""
         return self._host.now()
 
+    def confine(self, connection: TcpConnection, size: int) -> None:
+        """SO_RCVBUF: no more than that is to wait for the program, here and in the stack."""
+        if size < connection.receive_space.size:
+            connection.receive_space.confine(size)
+        if self._far is not None:
+            self._far.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, size)
+
     def attach(self, connection: TcpConnection) -> None:
         """Set the connection; ``connect_tcp`` may have called back before it returned it."""
         self.connection = connection
