@@ -61,7 +61,7 @@ _CARRIED_TCP: Final[tuple[OptionKey, ...]] = (
 )
 
 _FOR_THE_NODE: Final = frozenset(
-    {(_SOL_SOCKET, _socket.SO_KEEPALIVE), LINGER, RECEIVE_BUFFER, *_CARRIED_TCP}
+    {(_SOL_SOCKET, _socket.SO_KEEPALIVE), LINGER, RECEIVE_BUFFER, SEND_BUFFER, *_CARRIED_TCP}
 )
 """What changes how the stack behaves."""
 

@@ -50,6 +50,11 @@ class State:
     """connect() failed: the socket may be used again."""
     prefers_real: bool = False
     """Which of two networks is asked first, turn about."""
+    is_shut_for_reading: bool = False
+    is_shut_for_writing: bool = False
+    """By this program, with ``shutdown``."""
+    remarks: int = 0
+    """Of connected UDP: empty records in the queue that stand for errors told already."""
     told: bool = False
     """What ended the connection was told to the application."""
     owner: weakref.ref[Any] | None = None

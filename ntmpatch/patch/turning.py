@@ -18,9 +18,12 @@ from ntmpatch.patch.kinds import Kind
 from ntmpatch.patch.table import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ntmpatch.patch.options import OptionKey, OptionValue
+
+_MAX_QUEUED = 1024
+"""Datagrams; the pair holds fewer."""
 
 log = logging.getLogger("ntmpatch.patch")
 
@@ -381,7 +384,10 @@ def bind_udp(
         if before is not None
         else options.snapshot(c_socket, family, c_socket.type, c_socket.proto)
     )
-    id_, near, local = _bind_udp(family, address, port, kept, remote=remote, bound_id=bound_id)
+    queued = () if before is None or remote is None else _take_queued(c_socket, before)
+    id_, near, local = _bind_udp(
+        family, address, port, kept, remote=remote, bound_id=bound_id, queued=queued
+    )
     state = State(
         Kind.DATAGRAM if remote is None else Kind.CONNECTED,
         fd,
@@ -394,6 +400,9 @@ def bind_udp(
         remote,
         kept,
     )
+    if before is not None:
+        state.remarks = before.remarks
+        state.is_shut_for_writing = before.is_shut_for_writing
     swap(fd, near)
     install(socket, state)
     return state
@@ -444,11 +453,16 @@ def _bind_udp(
     *,
     remote: Packed | None = None,
     bound_id: int = 0,
+    queued: Iterable[bytes] = (),
 ) -> tuple[int, int, Packed]:
-    """Identity, near end and local address of a new UDP socket of the node."""
+    """Identity, near end and local address of a new UDP socket of the node.
+
+    ``queued`` are payloads that the program finds in it, before any other.
+    """
     from ntmpatch.wire.local import BindUdp, Bound  # noqa: PLC0415  # heavy; first use only
 
     near, far = make_pair(_socket.SOCK_SEQPACKET, kept)
+    _queue(far, queued)
     request = BindUdp(
         families_of(family, remote[0] if remote is not None else address, kept),
         address,
@@ -469,6 +483,30 @@ def _bind_udp(
     finally:
         os.close(far)
     return bound.id, near, (bound.address or address or wildcard_of(family), bound.port)
+
+
+def _take_queued(c_socket: _socket.socket, state: State) -> list[bytes]:
+    """Payloads that have arrived: as in the kernel they outlive a connect()."""
+    from ntmpatch.wire.local import DATAGRAM_SIZE  # noqa: PLC0415  # heavy; first use only
+
+    near = state.near or c_socket
+    header_size = DATAGRAM_SIZE if state.kind is Kind.DATAGRAM else 0
+    queued: list[bytes] = []
+    with contextlib.suppress(OSError):
+        while len(queued) < _MAX_QUEUED:
+            record = _socket.socket.recv(near, DATAGRAM_SIZE + 65535, _socket.MSG_DONTWAIT)
+            if not record and waiting.look(near.fileno())[1]:
+                break  # the node has ended
+            queued.append(record[header_size:])
+    return queued
+
+
+def _queue(far: int, payloads: Iterable[bytes]) -> None:
+    end = _socket.socket(fileno=far)
+    with contextlib.suppress(BlockingIOError):
+        for payload in payloads:
+            end.send(payload, _socket.MSG_DONTWAIT)
+    end.detach()
 
 
 # ------------------------------------------------------------------------------- both at once

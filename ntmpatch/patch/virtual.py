@@ -60,8 +60,6 @@ class VirtualSocket(_Base):
         state = state_of(self)
         if state.remote is None or state.kind is Kind.CONNECTING:
             refuse(errno.ENOTCONN)
-        if state.kind is Kind.STREAM and waiting.look(state.fd)[1]:
-            refuse(errno.ENOTCONN)  # as Linux, once both directions are closed
         return format_address(state.family, state.remote)
 
     # -------------------------------------------------------------------------------- options
@@ -119,6 +117,7 @@ class VirtualSocket(_Base):
 
     def bind(self, address: Any) -> None:  # noqa: ARG002  # of the socket's interface
         """A virtual socket is bound."""
+        state_of(self)
         refuse(errno.EINVAL)
 
     def listen(self, *backlog: int) -> None:  # noqa: ARG002
@@ -144,6 +143,7 @@ class VirtualSocket(_Base):
             return error.errno or errno.EIO
 
     def _ntm_connect(self, address: Any) -> int:  # noqa: ARG002
+        state_of(self)
         return errno.EISCONN
 
     # ------------------------------------------------------------------------ copies and ends

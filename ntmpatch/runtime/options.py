@@ -29,6 +29,8 @@ def apply_option(pump: TcpPump, connection: TcpConnection, option: Option) -> No
         # As asked, without the doubling that Linux tells. Larger than it begins with, the window
         # becomes by itself where the path needs it.
         pump.confine(connection, number // 2)
+    elif level == _socket.SOL_SOCKET and name == _socket.SO_SNDBUF:
+        connection.set_send_limit(number // 2)
     elif level == _socket.IPPROTO_TCP:
         _apply_tcp(pump, connection, name, number)
 

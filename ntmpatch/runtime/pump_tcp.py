@@ -180,10 +180,12 @@ class TcpPump:
         self._host.flush()
 
     def _program_closed(self, now: float) -> None:
+        assert self._far is not None
+        left_unread = self._far.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
         self._release()
         if self.connection is None:
             return
-        if self.resets_on_close:
+        if self.resets_on_close or left_unread:
             self.connection.abort(now)
         else:
             self.connection.close(now)

