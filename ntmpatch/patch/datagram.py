@@ -399,6 +399,8 @@ class ConnectedDatagramSocket(_AnyDatagramSocket):
 
 
 def _is_empty_next(near: _socket.socket) -> bool:
+    if not waiting.is_readable(near.fileno()):
+        return False
     try:
         return not _socket.socket.recv(near, 1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
     except OSError:

@@ -493,7 +493,7 @@ def _take_queued(c_socket: _socket.socket, state: State) -> list[bytes]:
     header_size = DATAGRAM_SIZE if state.kind is Kind.DATAGRAM else 0
     queued: list[bytes] = []
     with contextlib.suppress(OSError):
-        while len(queued) < _MAX_QUEUED:
+        while len(queued) < _MAX_QUEUED and waiting.is_readable(near.fileno()):
             record = _socket.socket.recv(near, DATAGRAM_SIZE + 65535, _socket.MSG_DONTWAIT)
             if not record and waiting.look(near.fileno())[1]:
                 break  # the node has ended
