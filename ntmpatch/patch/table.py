@@ -76,6 +76,20 @@ def get(fd: int) -> State | None:
     return _states.get(fd)
 
 
+def get_owned(fd: int, owner: object) -> State | None:
+    """The state of ``owner``, which holds ``fd``; None if it has none.
+
+    One left by a descriptor that was detached and then closed without us (as multiprocessing's
+    connections are) is dropped: its number is used again.
+    """
+    state = _states.get(fd)
+    if state is None or (state.owner is not None and state.owner() is owner):
+        return state
+    remove(fd)
+    state.release()
+    return None
+
+
 def put(state: State) -> None:
     """Enter ``state`` at its descriptor, in place of whatever was there."""
     previous = _states.get(state.fd)

@@ -134,7 +134,7 @@ def begin_connect(socket: Any, target: Packed) -> State:
 
     c_socket = raw(socket)
     fd, family, proto = c_socket.fileno(), c_socket.family, c_socket.proto
-    bound = table.get(fd)
+    bound = table.get_owned(fd, c_socket)
     if bound is not None:
         kept, port, bound_id = bound.options, bound.local[1], bound.id
     else:
@@ -227,7 +227,7 @@ def bind_tcp(socket: Any, address: bytes, port: int) -> None:
 
     c_socket = raw(socket)
     fd, family = c_socket.fileno(), c_socket.family
-    if table.get(fd) is not None or bound_port(c_socket):
+    if table.get_owned(fd, c_socket) is not None or bound_port(c_socket):
         raise os_error(errno.EINVAL)
     kept = options.snapshot(c_socket, family, c_socket.type, c_socket.proto)
     near, far = make_pair(_socket.SOCK_STREAM, kept)
@@ -365,7 +365,7 @@ def bind_udp(
     """Open a UDP socket of the node: bound to ``address`` or connected to ``remote``. OSError."""
     c_socket = raw(socket)
     fd, family = c_socket.fileno(), c_socket.family
-    before = table.get(fd)
+    before = table.get_owned(fd, c_socket)
     kept = (
         before.options
         if before is not None
