@@ -19,6 +19,8 @@ from ntmpatch.patch.addressing import wildcard_of
 from ntmpatch.patch.kinds import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from ntmpatch.patch.addressing import Packed
     from ntmpatch.patch.options import OptionKey, OptionValue
     from ntmpatch.wire.local import Facts
@@ -74,6 +76,13 @@ _by_inode: dict[int, State] = {}
 def get(fd: int) -> State | None:
     """The state of a descriptor, or None."""
     return _states.get(fd)
+
+
+def held_descriptors() -> Container[int]:
+    """Those of virtual sockets; not those that were detached, whose numbers may be in new use."""
+    return {
+        fd for fd, state in _states.items() if state.owner is not None and state.owner() is not None
+    }
 
 
 def get_owned(fd: int, owner: object) -> State | None:

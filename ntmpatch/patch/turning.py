@@ -12,7 +12,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from ntmpatch.patch import classes, node, options, table, waiting
+from ntmpatch.patch import classes, node, options, registrations, table, waiting
 from ntmpatch.patch.addressing import WILDCARDS, Packed, pack_host, wildcard_of
 from ntmpatch.patch.kinds import Kind
 from ntmpatch.patch.table import State
@@ -46,9 +46,11 @@ def make_pair(type_: int, kept: dict[OptionKey, OptionValue]) -> tuple[int, int]
 
 def swap(fd: int, replacement: int) -> None:
     """Let ``replacement`` be at ``fd``, with the flags that ``fd`` had; closes the original."""
+    watchers = registrations.take(fd)
     os.set_blocking(replacement, os.get_blocking(fd))
     os.dup2(replacement, fd, os.get_inheritable(fd))
     os.close(replacement)
+    registrations.put_back(fd, watchers)
 
 
 @contextlib.contextmanager
@@ -162,7 +164,7 @@ def begin_connect(socket: Any, target: Packed) -> State:
             (far,),
         )
     except BaseException:
-        os.dup2(aside, fd, os.get_inheritable(fd))
+        swap(fd, _socket.dup(aside))
         raise
     finally:
         os.close(far)
