@@ -193,14 +193,15 @@ PROGRAMS = (
         "redis",
         ("client_redis.py", "{name}", "{port}"),
         (
-            "SET and GET of 2 MB",
+            "SET and GET of 100 kB",
             "a pipeline of 200",
             "publish and subscribe",
             "a blocking pop in a thread",
             "redis.asyncio",
         ),
         ("redis", "fakeredis"),
-        notes="the server is fakeredis' `TcpFakeServer`",
+        notes="the server is fakeredis' `TcpFakeServer`, whose answers must fit into the socket's "
+        "buffer: it writes to a non-blocking socket without waiting, on any network",
     ),
     Program(
         "XML-RPC",

@@ -6,13 +6,13 @@ import threading
 
 import redis
 import redis.asyncio
-from content import PLAIN_SIZE, Checks, blob
+from content import Checks, blob
 
 name, port = sys.argv[1], int(sys.argv[2])
 checks = Checks()
 with redis.Redis(name, port, socket_timeout=30) as client:
-    client.set("blob", blob(PLAIN_SIZE))
-    checks.equal("SET and GET of 2 MB", client.get("blob"), blob(PLAIN_SIZE))
+    client.set("blob", blob(100_000))
+    checks.equal("SET and GET of 100 kB", client.get("blob"), blob(100_000))
     with client.pipeline() as pipeline:
         for number in range(200):
             pipeline.incrby("sum", number)
