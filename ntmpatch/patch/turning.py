@@ -268,7 +268,13 @@ def listen_bound(socket: Any, state: State, backlog: int) -> None:
     check_backlog(backlog)
     address, port = state.local
     id_, near = _listen(
-        state.family, address, port, state.options, backlog=backlog, bound_id=state.id
+        state.family,
+        address,
+        port,
+        state.options,
+        backlog=backlog,
+        origin=state.inode,
+        bound_id=state.id,
     )
     inode = os.fstat(near).st_ino
     swap(state.fd, near)
@@ -302,7 +308,8 @@ def listen_wildcard(socket: Any, backlog: int) -> None:
     kept = options.snapshot(c_socket, family, c_socket.type, c_socket.proto)
     port = bound_port(c_socket)
     try:
-        id_, near = _listen(family, None, port, kept, backlog=backlog)
+        origin = os.fstat(c_socket.fileno()).st_ino
+        id_, near = _listen(family, None, port, kept, backlog=backlog, origin=origin)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise
@@ -325,6 +332,7 @@ def _listen(
     kept: dict[OptionKey, OptionValue],
     *,
     backlog: int,
+    origin: int,
     bound_id: int = 0,
 ) -> tuple[int, int]:
     """Identity and near end of a new listener of the node."""
@@ -342,6 +350,7 @@ def _listen(
         bool(kept.get(options.REUSE_PORT)),
         family == _socket.AF_INET6,
         options.for_the_node(kept.items()),
+        origin,
     )
     try:
         bound = node.current.call(request, Bound, (far,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import multiprocessing
 import os
 import select
 import socket
@@ -288,3 +289,44 @@ def test_connections_that_are_not_accepted_are_bounded_by_the_backlog(host, back
         late.send(b"x")
         connection = stack.enter_context(listener.accept()[0])
         assert connection.recv(1) == b"x"
+
+
+def answer_with_pid(listener):
+    """In a child: listen on a copy of the bound socket, and say who we are, until killed."""
+    listener.listen()
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(str(os.getpid()).encode())
+
+
+@pytest.mark.parametrize("host", ["", "198.18.0.1"])
+def test_each_of_several_processes_listens_on_one_bound_socket(host):
+    """As uvicorn's workers do: the parent binds, the children listen."""
+
+    def ask():
+        with socket.create_connection(("198.18.0.1", port), 5) as client:
+            return int(client.recv(100))
+
+    with socket.socket() as bound:
+        bound.bind((host, 0))
+        port = bound.getsockname()[1]
+        context = multiprocessing.get_context("fork")
+        children = [context.Process(target=answer_with_pid, args=(bound,)) for _ in range(2)]
+        for child in children:
+            child.start()
+        try:
+            pids = {child.pid for child in children}
+            seen = set()
+            while seen != pids:
+                with contextlib.suppress(ConnectionRefusedError):  # neither listens yet
+                    seen.add(ask())
+            children[0].kill()
+            children[0].join()
+            assert {ask() for _ in range(10)} == {children[1].pid}
+        finally:
+            for child in children:
+                child.kill()
+                child.join()
+        with pytest.raises(ConnectionRefusedError):
+            ask()
