@@ -69,9 +69,13 @@ class Residence:
         """Run a program to its end: what it printed. LabError unless it exits with 0."""
         return self.node.run(*words, timeout=timeout, cwd=APPS)
 
+    def begin(self, *words: Word) -> Process:
+        """Start a program."""
+        return self.node.popen(*words, cwd=APPS)
+
     def start(self, ready: str, *words: Word) -> Process:
         """Start a program, and wait until it prints ``ready``."""
-        process = self.node.popen(*words, cwd=APPS)
+        process = self.begin(*words)
         process.wait_for(ready, START_TIMEOUT)
         return process
 
@@ -93,6 +97,7 @@ class Pair:
     domain: Domain
     residences: dict[str, Residence]
     directory: Path
+    ports: Iterator[int]
 
     def __getitem__(self, label: str) -> Residence:
         return self.residences[label]
@@ -100,6 +105,15 @@ class Pair:
     def other(self, label: str) -> Residence:
         """The node beside ``label``."""
         return next(each for name, each in self.residences.items() if name != label)
+
+    def another(self, label: str, name: str, port: int) -> Residence:
+        """A further node on the host of ``label``, kept by whichever program runs under it first.
+
+        ``port`` is the UDP port of its tunnels."""
+        directory = self.directory / name
+        directory.mkdir()
+        host = self.residences[label].node.host
+        return Residence(self.domain.node(host, name, directory, port), self.ports)
 
     def processes(self) -> list[tuple[str, Process]]:
         """Hosts' names and what was started on them."""
@@ -126,4 +140,4 @@ def make_pair(lab: Lab, directory: Path) -> Pair:
     }
     for residence in residences.values():
         residence.keep()
-    return Pair(lab, domain, residences, directory)
+    return Pair(lab, domain, residences, directory, ports)

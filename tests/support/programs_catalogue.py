@@ -46,7 +46,18 @@ class Program:
         )
 
 
+_UVLOOP = "under_uvloop.py"
 _TLS = ("{tls_port}", "{certificate}")
+_STREAMS = (
+    *("client_asyncio_tls.py", "{name}", "{port}", "{certificate}"),
+    *("{client_ipv4}", "{client_ipv6}"),
+)
+_STREAMS_CHECKS = (
+    "2 MB and back over IPv4",
+    "2 MB and back over IPv6",
+    "the client's address",
+    "10 connections at once",
+)
 
 SERVICES = {
     "web_aiohttp": Service(
@@ -90,6 +101,27 @@ SERVICES = {
             "{port}",
             "web_asgi:app",
         ),
+    ),
+    "uvicorn_uvloop": Service(
+        "Uvicorn running on",
+        (
+            *("{bin}/uvicorn", "--loop", "uvloop"),
+            *("--host", "0.0.0.0", "--port", "{port}", "web_asgi:app"),
+        ),
+    ),
+    "uvicorn_workers": Service(
+        "Application startup complete",
+        (
+            *("{bin}/uvicorn", "--loop", "uvloop", "--workers", "2"),
+            *("--host", "0.0.0.0", "--port", "{port}", "web_asgi:app"),
+        ),
+    ),
+    "uvloop_aiohttp": Service(
+        "serving",
+        (_UVLOOP, "web_aiohttp.py", "{port}", "{tls_port}", "{certificate}", "{key}"),
+    ),
+    "uvloop_streams": Service(
+        "serving", (_UVLOOP, "server_asyncio_tls.py", "{port}", "{certificate}", "{key}")
     ),
     "paramiko": Service("serving", ("server_paramiko.py", "{port}", "{directory}")),
     "ftp": Service("serving", ("server_ftp.py", "{port}", "{directory}")),
@@ -172,6 +204,22 @@ PROGRAMS = (
     _web_server("gunicorn gthread", "gunicorn_gthread", "gunicorn", processes=2),
     _web_server("gunicorn gevent", "gunicorn_gevent", "gunicorn", "gevent", processes=2),
     _web_server("uvicorn (asyncio)", "uvicorn_asyncio", "uvicorn"),
+    _web_server("uvicorn (uvloop)", "uvicorn_uvloop", "uvicorn", "uvloop"),
+    _web_server("uvicorn (uvloop, 2 workers)", "uvicorn_workers", "uvicorn", "uvloop", processes=2),
+    Program(
+        "uvloop: aiohttp client and server",
+        "uvloop_aiohttp",
+        (_UVLOOP, "client_aiohttp.py", "{name}", "{port}", *_TLS),
+        ("GET 2 MB", "POST 2 MB", "20 at once", "WebSocket", "HTTPS"),
+        ("uvloop", "aiohttp"),
+    ),
+    Program(
+        "uvloop: asyncio.start_server with TLS",
+        "uvloop_streams",
+        (_UVLOOP, *_STREAMS),
+        _STREAMS_CHECKS,
+        ("uvloop",),
+    ),
     Program(
         "paramiko",
         "paramiko",
@@ -245,15 +293,7 @@ PROGRAMS = (
     Program(
         "asyncio.start_server with TLS",
         "asyncio_tls",
-        (
-            *("client_asyncio_tls.py", "{name}", "{port}", "{certificate}"),
-            *("{client_ipv4}", "{client_ipv6}"),
-        ),
-        (
-            "2 MB and back over IPv4",
-            "2 MB and back over IPv6",
-            "the client's address",
-            "10 connections at once",
-        ),
+        _STREAMS,
+        _STREAMS_CHECKS,
     ),
 )

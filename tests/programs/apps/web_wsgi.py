@@ -8,6 +8,12 @@ from content import blob, digest
 app = flask.Flask(__name__)
 
 
+@app.after_request
+def name_process(response: flask.Response) -> flask.Response:
+    response.headers["X-Process"] = str(os.getpid())
+    return response
+
+
 @app.get("/blob/<int:size>")
 def get_blob(size: int) -> flask.Response:
     return flask.Response(blob(size), mimetype="application/octet-stream")
