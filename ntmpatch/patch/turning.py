@@ -432,6 +432,8 @@ def add_real(socket: Any, state: State) -> None:
         real.bind(("", state.local[1]))
     near = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, _socket.dup(state.fd))
     near.setblocking(False)
+    for beside in (real, near):
+        os.set_inheritable(beside.fileno(), os.get_inheritable(state.fd))
     state.real, state.near = real, near
     swap(state.fd, _epoll_of(real, near))
     install(socket, state)
@@ -501,8 +503,9 @@ def combine(
     virtual = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, near)
     replacement = _epoll_of(real, virtual)
     swap(fd, replacement)
-    real.setblocking(False)
-    virtual.setblocking(False)
+    for beside in (real, virtual):
+        beside.setblocking(False)
+        os.set_inheritable(beside.fileno(), os.get_inheritable(fd))
     inode = os.fstat(near).st_ino
     state = State(
         kind, fd, family, type_, proto, id_, inode, local, None, kept, real=real, near=virtual
