@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import TYPE_CHECKING, Any
 
+import programs_table
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -18,6 +19,30 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["lab_is_possible"]
+
+
+PASSED: set[str] = set()
+"""Ids of tests of programs."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-table",
+        action="store_true",
+        help="write the table of docs/programs.md anew, if all tests of programs have passed",
+    )
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and report.passed and "::test_program[" in report.nodeid:
+        PASSED.add(report.nodeid.partition("[")[2].removesuffix("]"))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if config.getoption("--write-table", default=False):
+        terminalreporter.write_line(programs_table.write(PASSED))
 
 
 @pytest.fixture(scope="session")

@@ -45,12 +45,17 @@ class Site:
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def gunicorn(port: int) -> tuple[str | Path, ...]:
+    """Its command line."""
+    options = ("--workers", str(WORKERS), "--bind", f"0.0.0.0:{port}")
+    return (SCRIPTS / "gunicorn", *options, "web_wsgi:app")
+
+
 @pytest.fixture(scope="module")
 def site(programs_lab: Pair) -> Iterator[Site]:
     residence = programs_lab.another("a", "site", port=4470)
     port = residence.port()
-    words = ("--workers", str(WORKERS), "--bind", f"0.0.0.0:{port}", "web_wsgi:app")
-    with residence.serving("Booting worker", SCRIPTS / "gunicorn", *words) as master:
+    with residence.serving("Booting worker", *gunicorn(port)) as master:
         residence.node.wait_until_registered()
         yield Site(master, residence.name, port)
 
@@ -72,3 +77,19 @@ def test_killed_workers_cost_at_most_their_own_requests(pair: Pair, site: Site) 
     assert len(result["failed"]) <= 3
     assert result["answered"] + len(result["failed"]) == REQUESTS
     assert len(result["pids"]) == WORKERS + 3, "not all were replaced"
+
+
+def test_upgraded_server_loses_no_request(pair: Pair) -> None:
+    """gunicorn executes itself anew with its listener; the node, kept by another process, stays."""
+    port = pair["a"].port()
+    with pair["a"].serving("Booting worker", *gunicorn(port)) as master:
+        client = Site(master, pair["a"].name, port).load(pair)
+        client.wait_for("quarter 1", LOAD_TIMEOUT)
+        master.send_signal(signal.SIGUSR2)
+        client.wait_for("quarter 2", LOAD_TIMEOUT)
+        master.send_signal(signal.SIGTERM)
+        result = json.loads(client.check(LOAD_TIMEOUT).splitlines()[-1])
+        assert result["failed"] == {}
+        assert result["answered"] == REQUESTS
+        assert len(result["pids"]) == 2 * WORKERS
+        master.wait_for("Master has been promoted")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from lab_programs import SCRIPTS, checks_of
 from programs_catalogue import PROGRAMS, SERVICES, Program
+from programs_table import DIRECTIONS, id_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,12 +62,14 @@ def services(certificate: tuple[Path, Path], tmp_path_factory: pytest.TempPathFa
 @pytest.mark.parametrize(
     ("program", "server"),
     [
-        pytest.param(program, server, id=f"{program.name}, {client} to {server}")
+        pytest.param(program, direction[-1], id=id_of(program, direction))
         for program in PROGRAMS
-        for client, server in (("b", "a"), ("a", "b"))
+        for direction in DIRECTIONS
     ],
 )
 def test_program(pair: Pair, services: Services, program: Program, server: str) -> None:
+    if missing := program.missing():
+        pytest.skip(f"{', '.join(missing)} not installed: pip install '.[programs]'")
     client = pair.other(server)
     with services.serving(program.service, pair[server]) as values:
         own = {"client_ipv4": client.ipv4, "client_ipv6": client.ipv6}

@@ -67,11 +67,11 @@ class Residence:
 
     def run(self, *words: Word, timeout: float = CLIENT_TIMEOUT) -> str:
         """Run a program to its end: what it printed. LabError unless it exits with 0."""
-        return self.node.run(*words, timeout=timeout, cwd=APPS)
+        return self.begin(*words).check(timeout)
 
     def begin(self, *words: Word) -> Process:
-        """Start a program."""
-        return self.node.popen(*words, cwd=APPS)
+        """Start a program; what it writes to a home directory goes beside the node's state."""
+        return self.node.popen(*words, cwd=APPS, env={"HOME": str(self.node.state.parent)})
 
     def start(self, ready: str, *words: Word) -> Process:
         """Start a program, and wait until it prints ``ready``."""

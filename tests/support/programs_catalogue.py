@@ -37,6 +37,11 @@ class Program:
     """Packages that the row is about; none: the standard library."""
     notes: str = ""
 
+    def missing(self) -> list[str]:
+        """Which packages are not installed here."""
+        present = {each.name.lower() for each in importlib.metadata.distributions()}
+        return [each for each in self.distributions if each not in present]
+
     def versions(self) -> str:
         """Which versions are installed here."""
         if not self.distributions:
@@ -71,6 +76,13 @@ SERVICES = {
     "flask": Service(
         "Running on http://",
         ("{bin}/flask", "--app", "web_wsgi", "run", "-h", "0.0.0.0", "-p", "{port}"),
+    ),
+    "flask_debug": Service(
+        "Debugger PIN",
+        (
+            *("{bin}/flask", "--app", "web_wsgi", "run", "--debug"),
+            *("-h", "0.0.0.0", "-p", "{port}"),
+        ),
     ),
     **{
         f"gunicorn_{kind}": Service(
@@ -200,6 +212,13 @@ PROGRAMS = (
         ("websockets",),
     ),
     _web_server("Flask development server", "flask", "flask", "werkzeug"),
+    _web_server(
+        "Flask development server (reloader)",
+        "flask_debug",
+        "flask",
+        "werkzeug",
+        notes="the listener is handed to a program that is executed anew",
+    ),
     _web_server("gunicorn sync", "gunicorn_sync", "gunicorn", processes=2),
     _web_server("gunicorn gthread", "gunicorn_gthread", "gunicorn", processes=2),
     _web_server("gunicorn gevent", "gunicorn_gevent", "gunicorn", "gevent", processes=2),
