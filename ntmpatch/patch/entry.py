@@ -91,9 +91,17 @@ class EntryPoints(_Base):
             super().bind(address)
             if self._ntm_serves_both(_socket.SOCK_DGRAM):
                 load()
-                from ntmpatch.patch import turning  # noqa: PLC0415  # is loaded by now
+                from ntmpatch.patch import choosing, turning  # noqa: PLC0415  # is loaded by now
 
-                turning.bind_udp_wildcard(self)
+                if address[1]:
+                    turning.bind_udp_wildcard(self)
+                else:
+                    choosing.bind_udp_wildcard(self)
+            elif self._ntm_serves_both(_socket.SOCK_STREAM) and not address[1]:
+                load()
+                from ntmpatch.patch import choosing  # noqa: PLC0415  # rarely needed
+
+                choosing.settle_tcp(self)
             return
         sys.audit("socket.bind", self, address)
         from ntmpatch.patch import turning  # noqa: PLC0415  # is loaded by now
