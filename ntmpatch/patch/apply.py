@@ -19,6 +19,7 @@ _replaced: list[tuple[Any, str, Any, Any]] = []
 _ours: set[int] = set()
 _direct_getaddrinfo: Any = None
 _subscribed = False
+_uvloop_watcher: _UvloopWatcher | None = None
 
 
 def patch_all(*, gevent: bool = True, settings: Settings | None = None) -> None:
@@ -36,6 +37,7 @@ def patch_all(*, gevent: bool = True, settings: Settings | None = None) -> None:
         node.configure(settings)
     _apply()
     _follow_gevent()
+    _follow_uvloop()
 
 
 def unpatch_all() -> None:
@@ -140,3 +142,51 @@ class _GeventWatcher:
         if name == "gevent.monkey":
             sys.meta_path.remove(self)
             _subscribe()
+
+
+def _follow_uvloop() -> None:
+    """Patch uvloop's loop, now or when it is imported: it has sockets and look-ups of its own."""
+    global _uvloop_watcher  # noqa: PLW0603  # once a process
+    if "uvloop" in sys.modules:
+        _patch_uvloop()
+    elif _uvloop_watcher is None:
+        _uvloop_watcher = _UvloopWatcher()
+        sys.meta_path.insert(0, _uvloop_watcher)
+
+
+def _patch_uvloop() -> None:
+    from ntmpatch.patch.uvloops import VirtualLoop  # noqa: PLC0415  # only where it is used
+
+    loop = sys.modules["uvloop"].Loop
+    if _replaced and VirtualLoop not in loop.__bases__:
+        bases = (VirtualLoop, *loop.__bases__)
+        _replaced.append((loop, "__bases__", loop.__bases__, bases))
+        loop.__bases__ = bases
+
+
+class _UvloopWatcher:
+    """A finder that lets the others find ``uvloop``, to patch it once it has been executed."""
+
+    def __init__(self) -> None:
+        self._is_asking = False
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:  # noqa: ARG002
+        if name != "uvloop" or self._is_asking:
+            return None
+        from importlib.util import find_spec  # noqa: PLC0415  # only where it is used
+
+        self._is_asking = True
+        try:
+            spec = find_spec(name)
+        finally:
+            self._is_asking = False
+        if spec is not None and spec.loader is not None:
+            loader: Any = spec.loader
+
+            def exec_module(module: object) -> None:
+                del loader.exec_module
+                loader.exec_module(module)
+                _patch_uvloop()
+
+            loader.exec_module = exec_module
+        return spec

@@ -7,7 +7,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
-from ntmpatch.patch import node, options, polled, turning, waiting
+from ntmpatch.patch import node, options, turning, waiting
 from ntmpatch.patch.addressing import WILDCARDS, Packed, format_address
 from ntmpatch.patch.classes import register_mixin
 from ntmpatch.patch.kinds import Kind
@@ -197,8 +197,7 @@ class DatagramSocket(_AnyDatagramSocket):
             if state.local[0] not in WILDCARDS:
                 # From a virtual address no real one is reached.
                 refuse(errno.ENETUNREACH)
-            with polled.kept(state.fd):
-                turning.add_real(self, state)
+            turning.add_real(self, state)
         assert state.real is not None
         return state.real.sendmsg(payload, ancdata, flags, address)
 
@@ -208,12 +207,10 @@ class DatagramSocket(_AnyDatagramSocket):
         state = state_of(self)
         target = node.current.target(state.family, address)
         if target is None:
-            with polled.kept(state.fd):
-                turning.become_real(self, state)
-                return self.connect_ex(address)
+            turning.become_real(self, state)
+            return self.connect_ex(address)
         own = None if state.local[0] in WILDCARDS else state.local[0]
-        with polled.kept(state.fd):
-            turning.bind_udp(self, own, state.local[1], remote=target, bound_id=state.id)
+        turning.bind_udp(self, own, state.local[1], remote=target, bound_id=state.id)
         return 0
 
     def shutdown(self, how: int) -> None:  # noqa: ARG002
@@ -390,11 +387,10 @@ class ConnectedDatagramSocket(_AnyDatagramSocket):
     def _ntm_connect(self, address: Any) -> int:
         state = state_of(self)
         target = node.current.target(state.family, address)
-        with polled.kept(state.fd):
-            if target is None:
-                turning.become_real(self, state)
-                return self.connect_ex(address)
-            turning.bind_udp(self, None, state.local[1], remote=target, bound_id=state.id)
+        if target is None:
+            turning.become_real(self, state)
+            return self.connect_ex(address)
+        turning.bind_udp(self, None, state.local[1], remote=target, bound_id=state.id)
         return 0
 
 

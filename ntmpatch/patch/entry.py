@@ -94,9 +94,17 @@ class EntryPoints(_Base):
             super().bind(address)
             if self._ntm_serves_both(_socket.SOCK_DGRAM):
                 load()
-                from ntmpatch.patch import turning  # noqa: PLC0415  # is loaded by now
+                from ntmpatch.patch import choosing, turning  # noqa: PLC0415  # is loaded by now
 
-                turning.bind_udp_wildcard(self)
+                if address[1]:
+                    turning.bind_udp_wildcard(self)
+                else:
+                    choosing.bind_udp_wildcard(self)
+            elif self._ntm_serves_both(_socket.SOCK_STREAM) and not address[1]:
+                load()
+                from ntmpatch.patch import choosing  # noqa: PLC0415  # rarely needed
+
+                choosing.settle_tcp(self)
             return
         sys.audit("socket.bind", self, address)
         from ntmpatch.patch import turning  # noqa: PLC0415  # is loaded by now
@@ -184,17 +192,15 @@ class EntryPoints(_Base):
         if target is None or not self._ntm_is(_socket.SOCK_DGRAM):
             return False
         sys.audit("socket.sendto", self, address)
-        from ntmpatch.patch import polled, turning  # noqa: PLC0415  # is loaded by now
+        from ntmpatch.patch import turning  # noqa: PLC0415  # is loaded by now
 
         c_socket = turning.raw(self)
         if not turning.bound_port(c_socket):
-            with polled.kept(c_socket.fileno()):
-                turning.bind_udp(self, None, 0)
+            turning.bind_udp(self, None, 0)
             return True
         if pack_host(c_socket.family, c_socket.getsockname()[0]) not in (bytes(4), bytes(16)):
             raise turning.os_error(errno.ENETUNREACH)
-        with polled.kept(c_socket.fileno()):
-            turning.bind_udp_wildcard(self)
+        turning.bind_udp_wildcard(self)
         return not isinstance(self, EntryPoints) or type(self).sendto is not EntryPoints.sendto
 
 

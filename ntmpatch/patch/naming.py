@@ -130,6 +130,11 @@ def make_lookups(
     return ours
 
 
+def is_ours(host: Any) -> bool:
+    """Whether the node answers for ``host``: a node's name, or a virtual address in digits."""
+    return _node_name(host) is not None or _virtual(host) is not None
+
+
 def _node_name(host: Any) -> str | None:
     """The normalised name if ``host`` is a node's, else None."""
     if not node.current.is_enabled or host is None:

@@ -70,6 +70,11 @@ class ProcessNode:
                 self._meet(self._client.welcome)
             return self._client
 
+    @property
+    def is_met(self) -> bool:
+        """Whether this process has spoken to its node, or knows it by its control socket."""
+        return self._client is not None or os.path.exists(self.settings.control_path)
+
     def _find(self) -> NodeClient:
         from ntmpatch.patch.client import (  # noqa: PLC0415  # heavy; first use only
             NodeClient,

@@ -6,7 +6,7 @@ import _socket
 import errno
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ntmpatch.patch import node, polled, turning, waiting
+from ntmpatch.patch import node, turning, waiting
 from ntmpatch.patch.addressing import format_address
 from ntmpatch.patch.classes import register_mixin
 from ntmpatch.patch.kinds import Kind
@@ -204,9 +204,8 @@ class ConnectingSocket(StreamSocket):
         state = state_of(self)
         if state.failed and not state.error:
             # The failure was told: the socket is as new.
-            with polled.kept(state.fd):
-                turning.become_ordinary(self, state)
-                return self.connect_ex(address)
+            turning.become_ordinary(self, state)
+            return self.connect_ex(address)
         error = turning.poll_connect(self, state)
         if error == errno.EINPROGRESS:
             if self.gettimeout() == 0:
@@ -255,9 +254,8 @@ class ConnectingSocket(StreamSocket):
         turning.poll_connect(self, state)
         if not state.failed:
             refuse(errno.EINVAL)
-        with polled.kept(state.fd):
-            turning.become_ordinary(self, state)
-            self.bind(address)
+        turning.become_ordinary(self, state)
+        self.bind(address)
 
 
 def _settling(name: str) -> Callable[..., Any]:

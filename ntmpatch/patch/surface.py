@@ -50,6 +50,16 @@ REBASED_CLASSES: Final = (("ssl", "SSLSocket"), ("gevent.ssl", "SSLSocket"))
 ``socket.socket`` for ``isinstance``.
 """
 
+UVLOOP_METHODS: Final = (
+    "connect_accepted_socket",
+    "create_connection",
+    "create_datagram_endpoint",
+    "create_server",
+    "getaddrinfo",
+    "getnameinfo",
+)
+"""Methods of ``uvloop.Loop`` that are ours while it is patched, by a base class put before its."""
+
 FOLLOWERS: Final = (
     "create_connection",
     "create_server",

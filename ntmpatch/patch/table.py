@@ -12,13 +12,15 @@ import os
 import stat
 import weakref
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ntmpatch.patch import node
 from ntmpatch.patch.addressing import wildcard_of
 from ntmpatch.patch.kinds import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from ntmpatch.patch.addressing import Packed
     from ntmpatch.patch.options import OptionKey, OptionValue
     from ntmpatch.wire.local import Facts
@@ -81,6 +83,13 @@ def get(fd: int) -> State | None:
     return _states.get(fd)
 
 
+def held_descriptors() -> Container[int]:
+    """Those of virtual sockets; not those that were detached, whose numbers may be in new use."""
+    return {
+        fd for fd, state in _states.items() if state.owner is not None and state.owner() is not None
+    }
+
+
 def put(state: State) -> None:
     """Enter ``state`` at its descriptor, in place of whatever was there."""
     previous = _states.get(state.fd)
@@ -135,9 +144,11 @@ def adopt(fd: int, family: int) -> State | None:
     except OSError:
         return None
     if stat.S_ISSOCK(status.st_mode):
+        watched: list[Watched] = []
         inodes = [status.st_ino]
     elif stat.S_IFMT(status.st_mode) == 0:
-        inodes = _watched_by(fd)
+        watched = _watched_by(fd)
+        inodes = [each.inode for each in watched]
     else:
         return None
     known = _states.get(fd)
@@ -149,6 +160,8 @@ def adopt(fd: int, family: int) -> State | None:
             vacate(fd)
             return _twin(twin, fd)
     vacate(fd)
+    if len(watched) == 2:
+        return _inherited(fd, watched)
     if family in (_socket.AF_INET, _socket.AF_INET6) and stat.S_ISSOCK(status.st_mode):
         return _foreign(fd, family, status.st_ino)
     return None
@@ -174,14 +187,24 @@ def put_accepted(listener: State, fd: int, id_: int, local: Packed, remote: Pack
     )
 
 
-def _watched_by(fd: int) -> list[int]:
-    """Inodes in an epoll set (proc(5), fdinfo), to know a copy of a hybrid by."""
+class Watched(NamedTuple):
+    """What an epoll set watches: its descriptor when it was registered, and its inode."""
+
+    fd: int
+    inode: int
+
+
+def _watched_by(fd: int) -> list[Watched]:
+    """Of an epoll set (proc(5), fdinfo), to know a copy of a hybrid by."""
     try:
         with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
             targets = [line for line in file if line.startswith("tfd:")]
     except OSError:
         return []
-    return [int(line.rpartition("ino:")[2].split()[0], 16) for line in targets]
+    return [
+        Watched(int(line.split()[1]), int(line.rpartition("ino:")[2].split()[0], 16))
+        for line in targets
+    ]
 
 
 def _twin(state: State, fd: int) -> State:
@@ -220,6 +243,33 @@ def _foreign(fd: int, family: int, inode: int) -> State | None:
     except OSError:
         return None
     state = _from_facts(facts, fd, family, inode)
+    put(state)
+    return state
+
+
+def _inherited(fd: int, watched: list[Watched]) -> State | None:
+    """A hybrid of the program that executed this one, with what is beside it: it goes on here.
+
+    Who lets a hybrid be inherited lets all three of its descriptors (``set_inheritable``).
+    """
+    besides = []
+    for each in watched:
+        try:
+            if os.fstat(each.fd).st_ino != each.inode:
+                return None
+        except OSError:
+            return None
+        besides.append(_socket.socket(fileno=each.fd))
+    real, near = sorted(besides, key=lambda beside: beside.family == _socket.AF_UNIX)
+    state = None
+    if near.family == _socket.AF_UNIX and real.family in (_socket.AF_INET, _socket.AF_INET6):
+        state = _foreign(near.fileno(), real.family, os.fstat(near.fileno()).st_ino)
+    if state is None:
+        for beside in besides:
+            beside.detach()
+        return None
+    remove(state.fd)
+    state.fd, state.real, state.near = fd, real, near
     put(state)
     return state
 

@@ -12,7 +12,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from ntmpatch.patch import classes, node, options, table, waiting
+from ntmpatch.patch import classes, node, options, registrations, table, waiting
 from ntmpatch.patch.addressing import WILDCARDS, Packed, pack_host, wildcard_of
 from ntmpatch.patch.kinds import Kind
 from ntmpatch.patch.table import State
@@ -55,9 +55,11 @@ def make_pair(type_: int, kept: dict[OptionKey, OptionValue]) -> tuple[int, int]
 
 def swap(fd: int, replacement: int) -> None:
     """Let ``replacement`` be at ``fd``, with the flags that ``fd`` had; closes the original."""
+    watchers = registrations.take(fd)
     os.set_blocking(replacement, os.get_blocking(fd))
     os.dup2(replacement, fd, os.get_inheritable(fd))
     os.close(replacement)
+    registrations.put_back(fd, watchers)
 
 
 @contextlib.contextmanager
@@ -172,7 +174,7 @@ def begin_connect(socket: Any, target: Packed) -> State:
             (far,),
         )
     except BaseException:
-        os.dup2(aside, fd, os.get_inheritable(fd))
+        swap(fd, _socket.dup(aside))
         raise
     finally:
         os.close(far)
@@ -278,7 +280,13 @@ def listen_bound(socket: Any, state: State, backlog: int) -> None:
     require_open(state.fd)
     address, port = state.local
     id_, near = _listen(
-        state.family, address, port, state.options, backlog=backlog, bound_id=state.id
+        state.family,
+        address,
+        port,
+        state.options,
+        backlog=backlog,
+        origin=state.inode,
+        bound_id=state.id,
     )
     inode = os.fstat(near).st_ino
     swap(state.fd, near)
@@ -312,7 +320,8 @@ def listen_wildcard(socket: Any, backlog: int) -> None:
     kept = options.snapshot(c_socket, family, c_socket.type, c_socket.proto)
     port = bound_port(c_socket)
     try:
-        id_, near = _listen(family, None, port, kept, backlog=backlog)
+        origin = os.fstat(c_socket.fileno()).st_ino
+        id_, near = _listen(family, None, port, kept, backlog=backlog, origin=origin)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise
@@ -335,6 +344,7 @@ def _listen(
     kept: dict[OptionKey, OptionValue],
     *,
     backlog: int,
+    origin: int,
     bound_id: int = 0,
 ) -> tuple[int, int]:
     """Identity and near end of a new listener of the node."""
@@ -352,6 +362,7 @@ def _listen(
         bool(kept.get(options.REUSE_PORT)),
         family == _socket.AF_INET6,
         options.for_the_node(kept.items()),
+        origin,
     )
     try:
         bound = node.current.call(request, Bound, (far,))
@@ -440,6 +451,8 @@ def add_real(socket: Any, state: State) -> None:
         real.bind(("", state.local[1]))
     near = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, _socket.dup(state.fd))
     near.setblocking(False)
+    for beside in (real, near):
+        os.set_inheritable(beside.fileno(), os.get_inheritable(state.fd))
     state.real, state.near = real, near
     swap(state.fd, _epoll_of(real, near))
     install(socket, state)
@@ -538,8 +551,9 @@ def combine(
     virtual = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, near)
     replacement = _epoll_of(real, virtual)
     swap(fd, replacement)
-    real.setblocking(False)
-    virtual.setblocking(False)
+    for beside in (real, virtual):
+        beside.setblocking(False)
+        os.set_inheritable(beside.fileno(), os.get_inheritable(fd))
     inode = os.fstat(near).st_ino
     state = State(
         kind, fd, family, type_, proto, id_, inode, local, None, kept, real=real, near=virtual

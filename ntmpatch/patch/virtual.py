@@ -156,6 +156,14 @@ class VirtualSocket(_Base):
         copy.settimeout(self.gettimeout())
         return copy
 
+    def set_inheritable(self, inheritable: bool) -> None:
+        """Of all that the socket consists of: a program executed in our place needs it."""
+        super().set_inheritable(inheritable)
+        state = state_of(self)
+        for beside in (state.real, state.near):
+            if beside is not None:
+                os.set_inheritable(beside.fileno(), inheritable)
+
     def __reduce_ex__(self, _protocol: Any) -> Any:
         """As multiprocessing sends sockets to other processes."""
         from ntmpatch.patch.passing import reduce_socket  # noqa: PLC0415  # rarely needed

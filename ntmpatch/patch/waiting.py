@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 import time
@@ -26,6 +27,11 @@ def _native(name: str) -> Any:
 
 _poll: Callable[[], Any] = _native("poll")
 epoll: Callable[[], Any] = _native("epoll")
+
+
+def epoll_at(fd: int) -> Any:
+    """The epoll set at a descriptor, which stays its owner's: the object closes a copy."""
+    return _native("epoll").fromfd(os.dup(fd))
 
 
 def gevent_is_patched_in() -> bool:

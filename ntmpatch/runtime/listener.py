@@ -42,7 +42,7 @@ class ListenerPump:
         self._host = host
         self._far: _socket.socket | None = far
         self._adopt = adopt
-        self._listener: TcpListener | None = None
+        self._group: ListenerGroup | None = None
         self._waiting: deque[tuple[bytes, int]] = deque()
         """Header and near end of what the pair had no room for."""
         self._record_cost = 1
@@ -51,10 +51,9 @@ class ListenerPump:
         self._read.start(self._program_ended)
         self._write: Any = host.loop.io(far.fileno(), WRITE)
 
-    def attach(self, listener: TcpListener) -> None:
+    def attach(self, group: ListenerGroup) -> None:
         """Whose pump it is."""
-        self._listener = listener
-        listener.count_unaccepted = self.count_unaccepted
+        self._group = group
 
     def accept(self, connection: TcpConnection) -> TcpPump:
         """The stack's callback: make the pair, pass its near end, pump its far end."""
@@ -80,8 +79,8 @@ class ListenerPump:
 
     def set_backlog(self, backlog: int) -> None:
         """Change how many connections may wait in the stack."""
-        if self._listener is not None:
-            self._listener.backlog = backlog
+        if self._group is not None:
+            self._group.listener.backlog = backlog
 
     def _pass_on(self) -> None:
         far = self._far
@@ -124,9 +123,65 @@ class ListenerPump:
         for watcher in (self._read, self._write):
             watcher.stop()
             watcher.close()
-        if self._listener is not None:
-            self._listener.close()
+        if self._group is not None:
+            self._group.leave(self)
         disown(far)
         far.close()
         self._pass_on()
         self._host.ended(self.id)
+
+
+class ListenerGroup:
+    """A listener of the stack, and the programs' sockets that take its connections.
+
+    There is one such socket, unless processes have copies of one that was bound, and each of them
+    listens.
+    """
+
+    def __init__(self, pump: ListenerPump) -> None:
+        self.listener: TcpListener
+        self._pumps = [pump]
+
+    def attach(self, listener: TcpListener) -> None:
+        """Whose group it is; the first pump listens from now on."""
+        self.listener = listener
+        listener.count_unaccepted = self.count_unaccepted
+        self._pumps[0].attach(self)
+
+    def join(self, pump: ListenerPump) -> None:
+        """Another process listens too."""
+        self._pumps.append(pump)
+        pump.attach(self)
+
+    def leave(self, pump: ListenerPump) -> None:
+        """A process listens no more; the last one ends the listener."""
+        self._pumps.remove(pump)
+        if not self._pumps:
+            self.listener.close()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody is left who takes connections."""
+        return not self._pumps
+
+    def close_if_ended(self) -> None:
+        """Without waiting for the loop to tell."""
+        for pump in list(self._pumps):
+            pump.close_if_ended()
+
+    def accept(self, connection: TcpConnection) -> TcpPump:
+        """The stack's callback: whoever has the fewest connections before him, turn about."""
+        pumps = list(self._pumps)
+        if len(pumps) == 1:
+            return pumps[0].accept(connection)
+        counts = {pump: pump.count_unaccepted() for pump in pumps}
+        # Counting notices who has ended.
+        chosen = min(self._pumps or pumps, key=counts.__getitem__)
+        if chosen in self._pumps:
+            self._pumps.remove(chosen)
+            self._pumps.append(chosen)
+        return chosen.accept(connection)
+
+    def count_unaccepted(self) -> int:
+        """How many connections no program has accepted."""
+        return sum(pump.count_unaccepted() for pump in list(self._pumps))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ntmpatch.packet.stack import Claim
 from ntmpatch.packet.stack.tcp.info import pack_info
-from ntmpatch.runtime.listener import ListenerPump
+from ntmpatch.runtime.listener import ListenerGroup, ListenerPump
 from ntmpatch.runtime.options import apply_option
 from ntmpatch.runtime.pump import READ, Hangups, is_hung_up
 from ntmpatch.runtime.pump_tcp import TcpPump
@@ -41,6 +41,8 @@ class VirtualSockets:
         self._ids = itertools.count(1)
         self._streams: dict[int, TcpPump] = {}
         self._listeners: dict[int, ListenerPump] = {}
+        self._groups: dict[int, ListenerGroup] = {}
+        """By the inode of the socket as it was bound."""
         self._datagrams: dict[int, UdpPump] = {}
         self._reserved: dict[int, _Reservation] = {}
         self._options: dict[int, list[local.Option]] = {}
@@ -70,7 +72,10 @@ class VirtualSockets:
     def ended(self, id_: int) -> None:
         """A pump let go of its far end."""
         self._streams.pop(id_, None)
-        self._listeners.pop(id_, None)
+        if self._listeners.pop(id_, None) is not None:
+            self._groups = {
+                origin: group for origin, group in self._groups.items() if not group.is_over
+            }
         self._datagrams.pop(id_, None)
         self._options.pop(id_, None)
         inode = self._inodes.pop(id_, None)
@@ -194,20 +199,27 @@ class VirtualSockets:
         wanted = _wanted(request)
         reserved = self._reserved.get(request.bound_id)
         pump = ListenerPump(self, id_, _take(fds), adopt=self._adopt)
-        try:
-            listener = self._in_use_still(
-                lambda: self._service.stack.listen_tcp(
-                    wanted,
-                    backlog=request.backlog,
-                    accept=pump.accept,
-                    bound=None if reserved is None else reserved.claim,
+        group = self._group_of(request)
+        if group is not None:
+            group.join(pump)
+        else:
+            group = fresh = ListenerGroup(pump)
+            try:
+                listener = self._in_use_still(
+                    lambda: self._service.stack.listen_tcp(
+                        wanted,
+                        backlog=request.backlog,
+                        accept=fresh.accept,
+                        bound=None if reserved is None else reserved.claim,
+                    )
                 )
-            )
-        except OSError:
-            pump.close()
-            raise
+            except OSError:
+                pump.close()
+                raise
+            group.attach(listener)
+            if request.origin:
+                self._groups[request.origin] = group
         self._give_up_reservation(request.bound_id)
-        pump.attach(listener)
         self._listeners[id_] = pump
         self._options[id_] = list(request.options)
         self._remember(
@@ -218,12 +230,20 @@ class VirtualSockets:
                 request.families,
                 request.mapped,
                 request.address,
-                listener.claim.port,
+                group.listener.claim.port,
                 None,
                 0,
             ),
         )
-        return local.Bound(id_, listener.claim.port)
+        return local.Bound(id_, group.listener.claim.port)
+
+    def _group_of(self, request: local.Listen) -> ListenerGroup | None:
+        """Those who listen already on a copy of the same bound socket; None if nobody does."""
+        group = self._groups.get(request.origin)
+        if group is None or group.listener.claim.port != request.port:
+            return None
+        group.close_if_ended()
+        return None if group.is_over else group
 
     def _adopt(
         self, connection: TcpConnection, near: int, far: _socket.socket, listener: ListenerPump

@@ -94,7 +94,11 @@ class BindTcp(Record, frozen=True):
 
 
 class Listen(Record, frozen=True):
-    """Listen; one far end (SEQPACKET) into which accepted connections are passed: ``Bound``."""
+    """Listen; one far end (SEQPACKET) into which accepted connections are passed: ``Bound``.
+
+    ``origin`` is the inode of the socket as it was bound: processes that have copies of one socket,
+    and listen each for itself, share the port as they would share the kernel's queue.
+    """
 
     families: tuple[int, ...]
     address: bytes | None
@@ -106,6 +110,7 @@ class Listen(Record, frozen=True):
     reuse_port: bool = False
     mapped: bool = False
     options: tuple[Option, ...] = ()
+    origin: int = 0
 
 
 class BindUdp(Record, frozen=True):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import multiprocessing
 import os
 import select
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 
 import pytest
@@ -288,3 +292,83 @@ def test_connections_that_are_not_accepted_are_bounded_by_the_backlog(host, back
         late.send(b"x")
         connection = stack.enter_context(listener.accept()[0])
         assert connection.recv(1) == b"x"
+
+
+def answer_with_pid(listener):
+    """In a child: listen on a copy of the bound socket, and say who we are, until killed."""
+    listener.listen()
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(str(os.getpid()).encode())
+
+
+@pytest.mark.parametrize("host", ["", "198.18.0.1"])
+def test_each_of_several_processes_listens_on_one_bound_socket(host):
+    """As uvicorn's workers do: the parent binds, the children listen."""
+
+    def ask():
+        with socket.create_connection(("198.18.0.1", port), 5) as client:
+            return int(client.recv(100))
+
+    with socket.socket() as bound:
+        bound.bind((host, 0))
+        port = bound.getsockname()[1]
+        context = multiprocessing.get_context("fork")
+        children = [context.Process(target=answer_with_pid, args=(bound,)) for _ in range(2)]
+        for child in children:
+            child.start()
+        try:
+            pids = {child.pid for child in children}
+            seen = set()
+            while seen != pids:
+                with contextlib.suppress(ConnectionRefusedError):  # neither listens yet
+                    seen.add(ask())
+            children[0].kill()
+            children[0].join()
+            assert {ask() for _ in range(10)} == {children[1].pid}
+        finally:
+            for child in children:
+                child.kill()
+                child.join()
+        with pytest.raises(ConnectionRefusedError):
+            ask()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_listener_of_both_networks_is_inherited_by_an_executed_program(nodes, when):
+    """As by werkzeug's reloader: allowed before it listens or after, made again by its number."""
+    code = f"""
+        import socket, sys, ntmpatch
+        from ntmpatch.patch import Settings
+        ntmpatch.patch_all(gevent=False, settings=Settings{tuple(nodes.settings("a"))!r})
+        listener = socket.fromfd(int(sys.argv[1]), socket.AF_INET, socket.SOCK_STREAM)
+        print(listener.getsockname()[1], flush=True)
+        for _ in range(2):
+            connection, address = listener.accept()
+            with connection:
+                connection.sendall(repr(address).encode())
+    """
+    with socket.socket() as listener:
+        if when == "before":
+            listener.set_inheritable(True)
+        listener.bind(("", 0))
+        listener.listen()
+        if when == "after":
+            listener.set_inheritable(True)
+        port = listener.getsockname()[1]
+        child = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), str(listener.fileno())],
+            close_fds=False,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with child, child.stdout:
+            assert child.stdout.readline() == f"{port}\n"
+            listener.close()
+            for host in ("198.18.0.1", "127.0.0.1"):
+                with socket.create_connection((host, port), 5) as client:
+                    assert eval(client.recv(100)) == client.getsockname()
+        assert child.returncode == 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("198.18.0.1", port), 5)

@@ -6,7 +6,10 @@ import contextlib
 import errno
 import itertools
 import os
+import random
 import socket
+import struct
+import sys
 
 import pytest
 from hypothesis import HealthCheck, given, note, settings
@@ -126,3 +129,37 @@ def test_any_sequence_of_calls_fails_as_it_does_in_the_kernel(type_, sequence):
         sockets.end()
     note(str(list(zip(sequence, results["kernel"], results["virtual"], strict=True))))
     assert results["virtual"] == results["kernel"]
+
+
+IP_LOCAL_PORT_RANGE = 51  # ip(7), since Linux 6.3; socket has no name for it
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_port_that_the_kernel_chooses_for_both_networks_is_free_on_both(kind):
+    """It may choose among two, and the node has both in use; the next choice is among all."""
+    type_ = socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM
+    first = random.randrange(40_000, 60_000, 2)  # the kernel keeps to its own range
+    with contextlib.ExitStack() as stack:
+        for port in (first, first + 1):
+            taken = stack.enter_context(socket.socket(socket.AF_INET, type_))
+            taken.bind(("198.18.0.1", port))
+            if kind == "tcp":
+                taken.listen()
+        made = stack.enter_context(socket.socket(socket.AF_INET, type_))
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind == "tcp"))
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        try:
+            bounds = struct.pack("=HH", *sorted((first, first + 1), reverse=sys.byteorder == "big"))
+            made.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, bounds)
+        except OSError:
+            # Without it the kernel chooses among all from the beginning.
+            assert tuple(map(int, os.uname().release.split(".")[:2])) < (6, 3)
+        made.bind(("", 0))
+        port = made.getsockname()[1]
+        assert port not in (0, first, first + 1)
+        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        if kind == "tcp":
+            made.listen()
+            assert made.getsockname()[1] == port
+            for host in ("198.18.0.1", "127.0.0.1"):
+                socket.create_connection((host, port), 5).close()

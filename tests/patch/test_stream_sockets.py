@@ -551,3 +551,21 @@ def test_what_is_no_message_is_refused_as_by_the_kernel(server, type_):
             with pytest.raises(TypeError):
                 client.sendmsg(*arguments)
         assert client.sendmsg([b"x"], [(socket.SOL_SOCKET, 99, b"")]) == 1
+
+
+@pytest.mark.parametrize("use", ["connect", "bind", "bind-udp"])
+def test_number_of_a_connection_that_was_detached_and_closed_is_used_again(server, use):
+    """As multiprocessing.connection does, which closes the descriptor itself."""
+    detached = socket.create_connection(server.getsockname(), 5).detach()
+    with server.accept()[0] as connection:
+        os.close(detached)
+        assert connection.recv(1) == b""
+    kind = socket.SOCK_DGRAM if use == "bind-udp" else socket.SOCK_STREAM
+    with socket.socket(socket.AF_INET, kind) as another:
+        assert another.fileno() == detached
+        if use == "connect":
+            another.connect(server.getsockname())
+            assert another.getpeername() == server.getsockname()
+        else:
+            another.bind(("198.18.0.1", 0))
+            assert another.getsockname()[0] == "198.18.0.1"
