@@ -9,19 +9,20 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
-from ntmpatch.base.errors import ConfigError
 from ntmpatch.cli.exits import EX_NOT_EXECUTABLE, CommandError, complain
 from ntmpatch.cli.hook import add_hook
+from ntmpatch.cli.identity import ensure_identity
 from ntmpatch.cli.options import (
     CONFIG_VARIABLE,
     STATE_VARIABLE,
     TOKEN_VARIABLE,
     config_option,
     state_option,
+    token_option,
 )
 from ntmpatch.cli.target import resolve_target
 from ntmpatch.runtime.settings import load_settings
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ntmpatch.cli.target import Target
-
-ENROLMENT_TIMEOUT: Final = 15.0
-"""Seconds during which enrolment is tried before the command gives up."""
 
 
 class RunCommand(click.Command):
@@ -68,12 +66,7 @@ class RunCommand(click.Command):
 
 
 @click.command(cls=RunCommand)
-@click.option(
-    "--token",
-    metavar="TOKEN",
-    help="Enrol with this token first, unless the state already holds an identity. "
-    "file:PATH reads it from a file, which keeps it off the command line.  [env: NTMPATCH_TOKEN]",
-)
+@token_option
 @config_option
 @state_option
 @click.option("--gevent", is_flag=True, help="Also apply gevent's monkey patching.")
@@ -103,15 +96,7 @@ def identity_environment(
     Raises ConfigError, RefusedError and UnavailableError.
     """
     settings = load_settings(token=token, config=config, state=state)
-    if not settings.has_identity:
-        if settings.token is None:
-            raise ConfigError(
-                f"{settings.state.path} holds no identity: give --token, as made by"
-                " 'ntmpatch account add FQDN'"
-            )
-        from ntmpatch.runtime.enrol import enrol  # noqa: PLC0415 (only where it is needed)
-
-        enrol(settings, ENROLMENT_TIMEOUT)
+    ensure_identity(settings)
     variables = {STATE_VARIABLE: os.path.abspath(settings.state.path)}
     if settings.config_path is not None:
         variables[CONFIG_VARIABLE] = os.path.abspath(settings.config_path)

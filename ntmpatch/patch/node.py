@@ -28,6 +28,9 @@ log = logging.getLogger("ntmpatch.patch")
 
 _MAX_KNOWN_ADDRESSES = 65536
 
+_MAX_STARTS = 3
+"""Times that a node which another process has started may be gone before we have met it."""
+
 _ASK_INTERVAL = 30.0
 """Seconds without asking again for the domains of a node that is not to be had."""
 
@@ -66,16 +69,13 @@ class ProcessNode:
             return client
         with self._lock:
             if self._client is None:
-                self._client = self._find()
+                self._client = self._reach() or self._start()
                 self._meet(self._client.welcome)
             return self._client
 
-    def _find(self) -> NodeClient:
-        from ntmpatch.patch.client import (  # noqa: PLC0415  # heavy; first use only
-            NodeClient,
-            NodeGoneError,
-            connect_to,
-        )
+    def _reach(self) -> NodeClient | None:
+        """A client of a node that runs: in this process, in the parent, or where one is shared."""
+        from ntmpatch.patch.client import NodeClient, connect_to  # noqa: PLC0415  # heavy; first use
 
         if self._embedded is not None:
             with contextlib.suppress(OSError):
@@ -85,22 +85,57 @@ class ProcessNode:
             if path:
                 with contextlib.suppress(OSError):
                     return NodeClient(functools.partial(connect_to, path))
-        if self.settings.embed is None:
-            raise NodeGoneError
-        self._embedded = self.settings.embed()
-        return NodeClient(self._embedded.attach)
+        return None
+
+    def _start(self) -> NodeClient:
+        """A client of a node in this process, or of the one that another was quicker to start."""
+        from ntmpatch.patch.client import NodeClient, NodeGoneError  # noqa: PLC0415  # is loaded by now
+
+        for _ in range(_MAX_STARTS if self.settings.embed is not None else 0):
+            assert self.settings.embed is not None
+            self._embedded = self.settings.embed()
+            if self._embedded is not None:
+                return NodeClient(self._embedded.attach)
+            client = self._reach()
+            if client is not None:
+                return client
+        raise NodeGoneError
 
     def call(self, request: Record, kind: type[R], fds: Sequence[int] = ()) -> R:
-        """Ask the node; if it is gone, the next call looks for another."""
+        """Ask the node. If it has gone, another is looked for, once: it left nothing behind."""
         client = self.client()
         try:
             return client.call(request, kind, fds)
         except OSError as error:
+            if not self._has_gone(client, error):
+                raise
+        return self.client().call(request, kind, fds)
+
+    def ask(self, request: Record, kind: type[R]) -> R:
+        """Ask about a socket that is there already: for that no node is started. OSError."""
+        client = self._client
+        if client is None:
+            with self._lock:
+                client = self._client = self._client or self._reach()
+        if client is None:
             from ntmpatch.patch.client import NodeGoneError  # noqa: PLC0415  # is loaded by now
 
-            if isinstance(error, NodeGoneError) and self._client is client:
-                self._client = None
+            raise NodeGoneError
+        try:
+            return client.call(request, kind)
+        except OSError as error:
+            self._has_gone(client, error)
             raise
+
+    def _has_gone(self, client: NodeClient, error: OSError) -> bool:
+        from ntmpatch.patch.client import NodeGoneError  # noqa: PLC0415  # is loaded by now
+
+        if not isinstance(error, NodeGoneError):
+            return False
+        if self._client is client:
+            self._client = None
+        client.close()
+        return True
 
     def forked(self) -> None:
         """In a forked child: the node stays the parent's, which is reached by its control path."""
@@ -175,12 +210,15 @@ class ProcessNode:
         """Before the first enrolment nobody has written the domains down: start the node."""
         if time.monotonic() < self._ask_again_at:
             return
+        client = self._client
         try:
-            if self._client is not None:
-                self._meet(self._client.refresh())
+            if client is not None:
+                self._meet(client.refresh())
             else:
                 self.client()
         except OSError as error:
+            if client is not None:
+                self._has_gone(client, error)
             self._ask_again_at = time.monotonic() + _ASK_INTERVAL
             log.warning("there is no node to be had: %s", error)
 

@@ -44,8 +44,9 @@ class Settings(NamedTuple):
     """Virtual networks in CIDR notation."""
     names: tuple[str, ...] = ()
     """Names of nodes that lie in none of ``domains``."""
-    embed: Callable[[], EmbeddedNode] | None = None
-    """Starts a node in this process; None: there is nothing to start one from."""
+    embed: Callable[[], EmbeddedNode | None] | None = None
+    """Starts a node in this process, or answers None where another process has just started it;
+    None: there is nothing to start one from."""
 
     @property
     def is_enabled(self) -> bool:
@@ -123,8 +124,8 @@ def read_names(state: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
         ) from error
 
 
-def _start_embedded() -> EmbeddedNode:
+def _start_embedded() -> EmbeddedNode | None:
     from ntmpatch.runtime.node import start_local_node  # noqa: PLC0415  # heavy; first use only
 
-    node: EmbeddedNode = start_local_node()
+    node: EmbeddedNode | None = start_local_node()
     return node

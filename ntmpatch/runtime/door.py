@@ -125,11 +125,9 @@ class Door:
         listener.setblocking(False)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
-        previous = os.umask(0o177)
-        try:
-            listener.bind(self._path)
-        finally:
-            os.umask(previous)
+        # Linux takes the mode from the socket; the umask belongs to the application's threads too.
+        os.fchmod(listener.fileno(), 0o600)
+        listener.bind(self._path)
         listener.listen(_LISTEN_BACKLOG)
         own(listener)
         self._listener = listener

@@ -31,7 +31,7 @@ def disown(resource: Closable) -> None:
 
 
 def _close_in_child() -> None:
-    for resource in _owned:
+    for resource in list(_owned):
         with contextlib.suppress(OSError):
             resource.close()
     _owned.clear()

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _Claimed = TypeVar("_Claimed")
 
+_COUNTED_BITS = 39
+"""Of an identity, below those of its node; both together fit a signed 64-bit number."""
+
 _MAX_REMEMBERED_ERRORS = 16384
 """Errors that nobody asked for are forgotten, oldest first, beyond this many."""
 
@@ -38,7 +41,10 @@ class VirtualSockets:
         self.loop = loop
         self.hangups = hangups
         self.scratch = memoryview(bytearray(local.DATAGRAM_SIZE + 65535))
-        self._ids = itertools.count(1)
+        # A program may ask the next node about a socket of this one, which must not be taken for
+        # one of its own: the upper bits say whose an identity is.
+        self._first_id = int.from_bytes(os.urandom(3), "big") << _COUNTED_BITS
+        self._ids = itertools.count(self._first_id + 1)
         self._streams: dict[int, TcpPump] = {}
         self._listeners: dict[int, ListenerPump] = {}
         self._datagrams: dict[int, UdpPump] = {}
@@ -137,7 +143,9 @@ class VirtualSockets:
         return local.Connecting(pump.id, *connection.local)
 
     def outcome(self, request: local.Outcome, _fds: list[int]) -> local.Record:
-        """What has become of a socket; an error is told once."""
+        """What has become of a socket; an error is told once. ENODEV: it was another node's."""
+        if (request.id ^ self._first_id) >> _COUNTED_BITS:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
         pump = self._streams.get(request.id)
         if pump is not None and pump.is_pending:
             return local.Fate(pending=True, error=0)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ntmpatch.cli import run as run_module
+from ntmpatch.cli import identity
 from ntmpatch.cli.demo.configuration import free_ports
 from ntmpatch.cli.main import run_command
 from ntmpatch.crypto.token import parse_token
@@ -198,7 +198,7 @@ def test_a_revoked_account_is_refused(
 def test_unreachable_servers_end_run_with_69_in_bounded_time(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "ENROLMENT_TIMEOUT", 1.0)
+    monkeypatch.setattr(identity, "ENROLMENT_TIMEOUT", 1.0)
     token = succeed(capsys, "account", "add", "c.home.example", "--config", config)
     line = fail(capsys, os.EX_UNAVAILABLE, "run", "--token", token, "-c", "pass")
     assert "does not answer" in line
