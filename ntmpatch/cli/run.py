@@ -70,15 +70,35 @@ class RunCommand(click.Command):
 @config_option
 @state_option
 @click.option("--gevent", is_flag=True, help="Also apply gevent's monkey patching.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Only tell what would be run and patched, and which node it would use.",
+)
+@click.option("--json", "as_json", is_flag=True, help="With --check, print one JSON document.")
 @click.pass_context
 def run(
-    ctx: click.Context, token: str | None, config: str | None, state: str | None, gevent: bool
+    ctx: click.Context,
+    token: str | None,
+    config: str | None,
+    state: str | None,
+    gevent: bool,
+    check: bool,
+    as_json: bool,
 ) -> None:
     """Run a Python program, unchanged, with sockets that reach nodes by name.
 
     SCRIPT may be a file, a directory or a zip file with a __main__, or - for standard input. A
     PROGRAM that is no Python is run as it is; its Python children are patched.
     """
+    if check:
+        from ntmpatch.cli.check import check_run  # noqa: PLC0415 (only where it is asked for)
+
+        words = ctx.meta["ntmpatch.words"]
+        check_run(words, token, config, state, gevent=gevent, as_json=as_json)
+        return
+    if as_json:
+        raise click.UsageError("--json goes with --check", ctx)
     target = resolve_target(ctx.meta["ntmpatch.words"])
     environment = dict(os.environ)
     environment.update(identity_environment(token, config, state))
