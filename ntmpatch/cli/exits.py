@@ -52,6 +52,8 @@ class CommandError(NtmpatchError):
 
 def complain(message: str) -> None:
     """One line on stderr, in the form that every command uses."""
+    if sys.stderr is None:  # it was closed before us
+        return
     line = " ".join(message.split()) or "failed"
     sys.stderr.write(f"ntmpatch: {line}\n")
     sys.stderr.flush()

@@ -127,7 +127,8 @@ def execute(target: Target, environment: Mapping[str, str]) -> None:
     """Become the program; returns only by raising CommandError."""
     if target.remark:
         complain(target.remark)
-    sys.stdout.flush()
+    if sys.stdout is not None:  # it was closed before us
+        sys.stdout.flush()
     # Python ignores these, and ignored signals stay ignored across execve: a shell or `head` run
     # by us would miss them. A Python program ignores them again by itself.
     for name in ("SIGPIPE", "SIGXFSZ"):
