@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import _socket
+import atexit
 import contextlib
 import functools
 import ipaddress
-import logging
 import os
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from ntmpatch.wire.local import Record, Resolved, Welcome
 
 R = TypeVar("R", bound="Record")
-
-log = logging.getLogger("ntmpatch.patch")
 
 _MAX_KNOWN_ADDRESSES = 65536
 
@@ -95,6 +94,7 @@ class ProcessNode:
             assert self.settings.embed is not None
             self._embedded = self.settings.embed()
             if self._embedded is not None:
+                _end_with_this_process(self._embedded)
                 return NodeClient(self._embedded.attach)
             client = self._reach()
             if client is not None:
@@ -137,6 +137,18 @@ class ProcessNode:
         client.close()
         return True
 
+    def end(self) -> None:
+        """The process ends: nobody is asked any more, and nothing is left open."""
+        self.settings = self.settings._replace(control_path="", embed=None)
+        self._inherited_path, self._embedded = "", None
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Leave no connection to the node open; the next call makes one."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
     def forked(self) -> None:
         """In a forked child: the node stays the parent's, which is reached by its control path."""
         welcome = self._client.welcome if self._client is not None else None
@@ -144,9 +156,7 @@ class ProcessNode:
             self._inherited_path = welcome.control_path
         elif self._embedded is not None:
             self._inherited_path = self._embedded.control_path
-        if self._client is not None:
-            self._client.close()
-        self._client = None
+        self.let_go()
         self._embedded = None
         self.new_lock()
 
@@ -220,7 +230,7 @@ class ProcessNode:
             if client is not None:
                 self._has_gone(client, error)
             self._ask_again_at = time.monotonic() + _ASK_INTERVAL
-            log.warning("there is no node to be had: %s", error)
+            _warn("there is no node to be had: %s", error)
 
     def _classify_host(self, family: int, host: str) -> bytes | str | None:
         """Packed if virtual, the name if a node's, None if ordinary."""
@@ -269,7 +279,7 @@ class ProcessNode:
         except _socket.gaierror:
             raise
         except OSError as error:
-            log.warning("cannot look up %s: %s", name, error)
+            _warn("cannot look up %s: %s", name, error)
             raise gaierror(_socket.EAI_AGAIN) from error
         self.know(resolved.ipv4, resolved.ipv6)
         return resolved
@@ -280,9 +290,16 @@ current = ProcessNode(_disabled)
 """Replaced by ``configure``; disabled until then."""
 
 
+def _warn(message: str, *arguments: object) -> None:
+    import logging  # noqa: PLC0415  # a third of what patching would cost a program
+
+    logging.getLogger("ntmpatch.patch").warning(message, *arguments)
+
+
 def configure(settings: Settings | None = None) -> ProcessNode:
     """Use the node that ``settings`` or the environment describe, from now on."""
     global current  # noqa: PLW0603  # there is one node a process
+    current.let_go()
     current = ProcessNode(from_environment() if settings is None else settings)
     return current
 
@@ -292,8 +309,32 @@ def disable() -> None:
     configure(_disabled)
 
 
+_to_end: list[EmbeddedNode] = []
+
+
+def _end_with_this_process(embedded: EmbeddedNode) -> None:
+    _to_end.append(embedded)
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        # Such a process ends by os._exit(), after finalizers; ours is the last of them.
+        from multiprocessing import util  # noqa: PLC0415  # is loaded by now
+
+        util.Finalize(None, _end_embedded, exitpriority=-1000)
+
+
+def _end_embedded() -> None:
+    """End what this process embeds. Where other threads are left, they are daemons by now."""
+    threads = sys.modules["threading"].enumerate()
+    current.end()
+    while _to_end:
+        _to_end.pop().stop(quietly=len(threads) > 1)
+
+
 def _forked() -> None:
+    _to_end.clear()
     current.forked()
 
 
+# Handlers run last in, first out: those that the program registers may still use its sockets.
+atexit.register(_end_embedded)
 os.register_at_fork(after_in_child=_forked)

@@ -32,6 +32,13 @@ class EmbeddedNode(Protocol):
         """A connected descriptor of the local control protocol; callable from any thread."""
         ...
 
+    def stop(self, *, quietly: bool) -> bool:
+        """Let out what was written, for a bounded time, and end; nothing in a forked child.
+
+        ``quietly``: without waking threads that are blocked in a call.
+        """
+        ...
+
 
 class Settings(NamedTuple):
     """Where this process's node is, and which names and addresses are its."""

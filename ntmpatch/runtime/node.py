@@ -8,7 +8,6 @@ and no negotiation, and its peers may be any WireGuard implementation.
 from __future__ import annotations
 
 import _socket
-import atexit
 import contextlib
 import errno
 import ipaddress
@@ -24,6 +23,7 @@ from ntmpatch.base.drops import DropCounter
 from ntmpatch.base.errors import ConfigError, NtmpatchError, UnavailableError
 from ntmpatch.packet.stack.tcp.info import describe
 from ntmpatch.runtime.door import Door
+from ntmpatch.runtime.forking import keep_far_ends
 from ntmpatch.runtime.hub import HubThread
 from ntmpatch.runtime.interfaces import usable
 from ntmpatch.runtime.packets import PacketSide
@@ -98,13 +98,16 @@ class Node:
         """Let queued bytes out for a bounded time, say goodbye, close everything."""
         self.door.finish()
         deadline = time.monotonic() + STOP_TIMEOUT
-        while self.stack.has_unacknowledged_data() and time.monotonic() < deadline:
+        while self._has_to_send() and time.monotonic() < deadline:
             self.flush()
             gevent.sleep(0.005)
         self.door.close()
         self.flush()
         self.peers.close()
         self._trace.close()
+
+    def _has_to_send(self) -> bool:
+        return self.door.sockets.is_finishing or self.stack.has_unacknowledged_data()
 
     # --- NodeService --------------------------------------------------------------------
 
@@ -197,16 +200,19 @@ class LocalNode:
         except BaseException:
             self._lock.close()
             raise
-        atexit.register(self.stop)
 
     def attach(self) -> int:
         """A connected control descriptor."""
         assert self._node is not None
         return self._node.door.attach()
 
-    def stop(self) -> bool:
-        """Flush and end; False if that took too long. A forked child only forgets."""
-        atexit.unregister(self.stop)
+    def stop(self, *, quietly: bool = False) -> bool:
+        """Flush and end; False if that took too long. A forked child only forgets.
+
+        ``quietly``: the process ends next, and who is blocked in a socket call is to stay so.
+        """
+        if quietly:
+            keep_far_ends()
         if os.getpid() != self._pid:
             return True
         if not self._thread.stop(2 * STOP_TIMEOUT):
