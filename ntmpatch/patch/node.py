@@ -57,7 +57,7 @@ class ProcessNode:
 
     def new_lock(self) -> None:
         """Take a lock of the application's present kind of threads."""
-        self._lock: Any = threading.RLock()
+        self.lock: Any = threading.RLock()
 
     # ------------------------------------------------------------------------- finding the node
 
@@ -66,7 +66,7 @@ class ProcessNode:
         client = self._client
         if client is not None:
             return client
-        with self._lock:
+        with self.lock:
             if self._client is None:
                 self._client = self._reach() or self._start()
                 self._meet(self._client.welcome)
@@ -115,7 +115,7 @@ class ProcessNode:
         """Ask about a socket that is there already: for that no node is started. OSError."""
         client = self._client
         if client is None:
-            with self._lock:
+            with self.lock:
                 client = self._client = self._client or self._reach()
         if client is None:
             from ntmpatch.patch.client import NodeGoneError  # noqa: PLC0415  # is loaded by now
@@ -330,11 +330,26 @@ def _end_embedded() -> None:
         _to_end.pop().stop(quietly=len(threads) > 1)
 
 
+_forking: list[Any] = []
+
+
+def _before_fork() -> None:
+    """Nobody else is in the middle of starting the node: a child could not go on with it."""
+    lock = current.lock
+    lock.acquire()
+    _forking.append(lock)
+
+
+def _forked_here() -> None:
+    _forking.pop().release()
+
+
 def _forked() -> None:
+    _forking.clear()
     _to_end.clear()
     current.forked()
 
 
 # Handlers run last in, first out: those that the program registers may still use its sockets.
 atexit.register(_end_embedded)
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(before=_before_fork, after_in_parent=_forked_here, after_in_child=_forked)

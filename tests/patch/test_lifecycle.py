@@ -3,41 +3,8 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
-import textwrap
 
 import pytest
-from static_pair import StaticPair
-
-
-@pytest.fixture
-def pair(tmp_path):
-    return StaticPair(tmp_path)
-
-
-@pytest.fixture
-def start(pair):
-    """Start a program, with the node of a name to embed: its Popen."""
-    processes = []
-
-    def start(code, *flags, node="a"):
-        process = subprocess.Popen(
-            [sys.executable, *flags, "-c", textwrap.dedent(code)],
-            env=pair.environment(node),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        processes.append(process)
-        return process
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
-
 
 OURS = {"ntmpatch", "ntmpatch.base", "ntmpatch.base.errors", "ntmpatch.patch"} | {
     f"ntmpatch.patch.{name}"
