@@ -33,6 +33,8 @@ def print_facts(facts: Mapping[str, object], indent: str = "") -> None:
                     print()
         elif isinstance(value, list | tuple):
             print(f"{indent}{label}: {', '.join(map(str, value)) or '-'}")
+        elif isinstance(value, bool):
+            print(f"{indent}{label}: {'yes' if value else 'no'}")
         else:
             print(f"{indent}{label}: {'-' if value is None else value}")
 

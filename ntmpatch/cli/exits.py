@@ -52,6 +52,8 @@ class CommandError(NtmpatchError):
 
 def complain(message: str) -> None:
     """One line on stderr, in the form that every command uses."""
+    if sys.stderr is None:  # it was closed before us
+        return
     line = " ".join(message.split()) or "failed"
     sys.stderr.write(f"ntmpatch: {line}\n")
     sys.stderr.flush()
@@ -87,7 +89,7 @@ def guarded(command: Callable[[], object]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
     except OSError as error:
-        complain(_line_of(error))
+        complain(line_of(error))
         return _STATUS_OF_ERRNO.get(error.errno or 0, EX_CANTCREAT)
     return result if isinstance(result, int) else 0
 
@@ -104,6 +106,9 @@ def _status_of(error: NtmpatchError) -> int:
     return EX_DATAERR
 
 
-def _line_of(error: OSError) -> str:
+def line_of(error: Exception) -> str:
+    """What an error says, without the numbers of the system's."""
+    if not isinstance(error, OSError):
+        return str(error)
     what = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {what}" if error.filename else what

@@ -10,6 +10,12 @@ TOKEN_VARIABLE: Final = "NTMPATCH_TOKEN"
 CONFIG_VARIABLE: Final = "NTMPATCH_CONFIG"
 STATE_VARIABLE: Final = "NTMPATCH_STATE"
 
+token_option = click.option(
+    "--token",
+    metavar="TOKEN",
+    help="Enrol with this token first, unless the state already holds an identity. "
+    "file:PATH reads it from a file, which keeps it off the command line.  [env: NTMPATCH_TOKEN]",
+)
 config_option = click.option(
     "--config",
     metavar="FILE",

@@ -9,19 +9,20 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
-from ntmpatch.base.errors import ConfigError
 from ntmpatch.cli.exits import EX_NOT_EXECUTABLE, CommandError, complain
 from ntmpatch.cli.hook import add_hook
+from ntmpatch.cli.identity import ensure_identity
 from ntmpatch.cli.options import (
     CONFIG_VARIABLE,
     STATE_VARIABLE,
     TOKEN_VARIABLE,
     config_option,
     state_option,
+    token_option,
 )
 from ntmpatch.cli.target import resolve_target
 from ntmpatch.runtime.settings import load_settings
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ntmpatch.cli.target import Target
-
-ENROLMENT_TIMEOUT: Final = 15.0
-"""Seconds during which enrolment is tried before the command gives up."""
 
 
 class RunCommand(click.Command):
@@ -68,24 +66,39 @@ class RunCommand(click.Command):
 
 
 @click.command(cls=RunCommand)
-@click.option(
-    "--token",
-    metavar="TOKEN",
-    help="Enrol with this token first, unless the state already holds an identity. "
-    "file:PATH reads it from a file, which keeps it off the command line.  [env: NTMPATCH_TOKEN]",
-)
+@token_option
 @config_option
 @state_option
 @click.option("--gevent", is_flag=True, help="Also apply gevent's monkey patching.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Only tell what would be run and patched, and which node it would use.",
+)
+@click.option("--json", "as_json", is_flag=True, help="With --check, print one JSON document.")
 @click.pass_context
 def run(
-    ctx: click.Context, token: str | None, config: str | None, state: str | None, gevent: bool
+    ctx: click.Context,
+    token: str | None,
+    config: str | None,
+    state: str | None,
+    gevent: bool,
+    check: bool,
+    as_json: bool,
 ) -> None:
     """Run a Python program, unchanged, with sockets that reach nodes by name.
 
     SCRIPT may be a file, a directory or a zip file with a __main__, or - for standard input. A
     PROGRAM that is no Python is run as it is; its Python children are patched.
     """
+    if check:
+        from ntmpatch.cli.check import check_run  # noqa: PLC0415 (only where it is asked for)
+
+        words = ctx.meta["ntmpatch.words"]
+        check_run(words, token, config, state, gevent=gevent, as_json=as_json)
+        return
+    if as_json:
+        raise click.UsageError("--json goes with --check", ctx)
     target = resolve_target(ctx.meta["ntmpatch.words"])
     environment = dict(os.environ)
     environment.update(identity_environment(token, config, state))
@@ -103,15 +116,7 @@ def identity_environment(
     Raises ConfigError, RefusedError and UnavailableError.
     """
     settings = load_settings(token=token, config=config, state=state)
-    if not settings.has_identity:
-        if settings.token is None:
-            raise ConfigError(
-                f"{settings.state.path} holds no identity: give --token, as made by"
-                " 'ntmpatch account add FQDN'"
-            )
-        from ntmpatch.runtime.enrol import enrol  # noqa: PLC0415 (only where it is needed)
-
-        enrol(settings, ENROLMENT_TIMEOUT)
+    ensure_identity(settings)
     variables = {STATE_VARIABLE: os.path.abspath(settings.state.path)}
     if settings.config_path is not None:
         variables[CONFIG_VARIABLE] = os.path.abspath(settings.config_path)
@@ -122,7 +127,8 @@ def execute(target: Target, environment: Mapping[str, str]) -> None:
     """Become the program; returns only by raising CommandError."""
     if target.remark:
         complain(target.remark)
-    sys.stdout.flush()
+    if sys.stdout is not None:  # it was closed before us
+        sys.stdout.flush()
     # Python ignores these, and ignored signals stay ignored across execve: a shell or `head` run
     # by us would miss them. A Python program ignores them again by itself.
     for name in ("SIGPIPE", "SIGXFSZ"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _PYTHON_SUFFIXES: Final = (".py", ".pyw", ".pyc", ".pyz", ".zip")
+_PYTHONS: Final = ("python", "pypy")
+"""How the names of interpreters begin."""
 _SHEBANG_SIZE: Final = 512
 """Bytes that are read of a script to learn its interpreter; Linux itself reads 256."""
 _QUESTION_TIMEOUT: Final = 10.0
@@ -34,6 +37,8 @@ class Target:
     """Its whole argv, beginning with its own name."""
     remark: str = ""
     """Why it will not be patched, for the user; empty if nothing is known against it."""
+    interpreter: str = ""
+    """The Python that runs it; empty if it is no Python program."""
 
 
 def resolve_target(words: Sequence[str]) -> Target:
@@ -73,20 +78,27 @@ def resolve_target(words: Sequence[str]) -> Target:
 
 
 def _python(words: Sequence[str]) -> Target:
-    return Target(sys.executable, (sys.executable, *words))
+    return Target(sys.executable, (sys.executable, *words), interpreter=sys.executable)
 
 
 def _program(path: str, name: str, rest: Sequence[str]) -> Target:
     """A program of its own: the kernel runs it, by its own interpreter if it is a script."""
     opening = _opening_of(path)
-    remark = ""
+    words: list[str] = []
     if opening.startswith(b"#!"):
         words = _interpreter_of(opening)
-        remark = _remark_on(path, words) if words else ""
     elif not opening.startswith(b"\x7fELF") and b"\0" not in opening:
         # No line that names an interpreter: execve refuses it, and a shell would run it itself.
         return Target("/bin/sh", ("/bin/sh", path, *rest))
-    return Target(path, (name, *rest), remark)
+    if not words and os.path.basename(path).startswith(_PYTHONS):
+        # An interpreter itself, or what stands for one (pyenv's are scripts of a shell).
+        words = [os.path.abspath(path), *itertools.takewhile(_is_flag, rest)]
+    remark = _remark_on(path, words) if words else ""
+    return Target(path, (name, *rest), remark, interpreter=words[0] if words else "")
+
+
+def _is_flag(word: str) -> bool:
+    return word[:1] == "-" and word[:2] not in ("-", "-c", "-m")
 
 
 def _opening_of(path: str) -> bytes:
@@ -114,9 +126,16 @@ def _interpreter_of(opening: bytes) -> list[str]:
         words = [word for word in words if not word.startswith("$")]
     elif os.path.basename(words[0]) == "env":
         words = [word for word in words[1:] if word != "-S" and "=" not in word]
-    if not words or not os.path.basename(words[0]).startswith(("python", "pypy")):
+    if not words or not os.path.basename(words[0]).startswith(_PYTHONS):
         return []
     return words
+
+
+def _is_ours_by_another_name(interpreter: str) -> bool:
+    """Whether it is the python3 beside our python, or the like: the same file, the same prefix."""
+    return os.path.dirname(interpreter) == os.path.dirname(sys.executable) and (
+        os.path.realpath(interpreter) == os.path.realpath(sys.executable)
+    )
 
 
 def _remark_on(path: str, words: Sequence[str]) -> str:
@@ -126,7 +145,7 @@ def _remark_on(path: str, words: Sequence[str]) -> str:
     flags = {flag for word in words[1:] if word[:1] == "-" for flag in re.split("[WX]", word)[0]}
     if flags & set("IES"):
         return f"{name} runs as '{' '.join(words)}', which ignores PYTHONPATH: it is left alone"
-    if words[0] == sys.executable:
+    if words[0] == sys.executable or _is_ours_by_another_name(words[0]):
         return ""
     interpreter = shutil.which(words[0])
     if interpreter is None:

@@ -51,8 +51,10 @@ def unpatch_all() -> None:
                 owner.__bases__ = original
         elif getattr(owner, name, None) is ours:
             setattr(owner, name, original)
+    _forget_in_gevent()
     _replaced.clear()
     _ours.clear()
+    _leave_gevent()
     node.disable()
 
 
@@ -133,6 +135,27 @@ def _gevent_did_something(event: object) -> None:
         name = getattr(event, "module_name", None)
         if name in (None, "socket", "ssl"):
             _apply()
+
+
+def _forget_in_gevent() -> None:
+    """What gevent took for the system's own, and keeps for `get_original`, may have been ours."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None:
+        return
+    originals = {id(ours): original for _, _, original, ours in _replaced}
+    for items in monkey.saved.values():
+        for name in list(items):
+            while id(items[name]) in originals:
+                items[name] = originals[id(items[name])]
+
+
+def _leave_gevent() -> None:
+    global _subscribed  # noqa: PLW0603  # once a process
+    sys.meta_path[:] = [each for each in sys.meta_path if not isinstance(each, _GeventWatcher)]
+    events = sys.modules.get("gevent.events")
+    if events is not None and _gevent_did_something in events.subscribers:
+        events.subscribers.remove(_gevent_did_something)
+    _subscribed = False
 
 
 class _GeventWatcher:

@@ -68,29 +68,22 @@ class NodeClient:
         OSError with the errno the node answered; ``socket.gaierror`` for a look-up;
         NodeGoneError if there is no node any more.
         """
-        while True:
-            try:
-                connection = self._idle.pop()
-                is_fresh = False
-            except IndexError:
-                connection, _ = self._open()
-                is_fresh = True
-            try:
-                answer = _exchange(connection, request, fds)
-            except NodeGoneError:
-                connection.close()
-                if is_fresh:
-                    raise
-                continue  # the node was restarted behind an idle connection
-            except BaseException:
-                # Interrupted between question and answer: the next caller must not read ours.
-                connection.close()
-                raise
-            if len(self._idle) < _MAX_IDLE_CONNECTIONS:
-                self._idle.append(connection)
-            else:
-                connection.close()
-            return _expect(answer, kind)
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection, _ = self._open()
+        try:
+            answer = _exchange(connection, request, fds)
+        except BaseException:
+            # Interrupted between question and answer, the next caller must not read ours; and
+            # where an idle connection has ended, so has its node, whoever may listen there now.
+            connection.close()
+            raise
+        if len(self._idle) < _MAX_IDLE_CONNECTIONS:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        return _expect(answer, kind)
 
     def close(self) -> None:
         """Drop the idle connections."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import _socket
+import atexit
 import contextlib
 import functools
 import ipaddress
-import logging
 import os
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound="Record")
 
-log = logging.getLogger("ntmpatch.patch")
-
 _MAX_KNOWN_ADDRESSES = 65536
+
+_MAX_STARTS = 3
+"""Times that a node which another process has started may be gone before we have met it."""
 
 _ASK_INTERVAL = 30.0
 """Seconds without asking again for the domains of a node that is not to be had."""
@@ -55,7 +57,7 @@ class ProcessNode:
 
     def new_lock(self) -> None:
         """Take a lock of the application's present kind of threads."""
-        self._lock: Any = threading.RLock()
+        self.lock: Any = threading.RLock()
 
     # ------------------------------------------------------------------------- finding the node
 
@@ -64,9 +66,9 @@ class ProcessNode:
         client = self._client
         if client is not None:
             return client
-        with self._lock:
+        with self.lock:
             if self._client is None:
-                self._client = self._find()
+                self._client = self._reach() or self._start()
                 self._meet(self._client.welcome)
             return self._client
 
@@ -75,12 +77,9 @@ class ProcessNode:
         """Whether this process has spoken to its node, or knows it by its control socket."""
         return self._client is not None or os.path.exists(self.settings.control_path)
 
-    def _find(self) -> NodeClient:
-        from ntmpatch.patch.client import (  # noqa: PLC0415  # heavy; first use only
-            NodeClient,
-            NodeGoneError,
-            connect_to,
-        )
+    def _reach(self) -> NodeClient | None:
+        """A client of a node that runs: in this process, in the parent, or where one is shared."""
+        from ntmpatch.patch.client import NodeClient, connect_to  # noqa: PLC0415  # heavy; first use
 
         if self._embedded is not None:
             with contextlib.suppress(OSError):
@@ -90,22 +89,70 @@ class ProcessNode:
             if path:
                 with contextlib.suppress(OSError):
                     return NodeClient(functools.partial(connect_to, path))
-        if self.settings.embed is None:
-            raise NodeGoneError
-        self._embedded = self.settings.embed()
-        return NodeClient(self._embedded.attach)
+        return None
+
+    def _start(self) -> NodeClient:
+        """A client of a node in this process, or of the one that another was quicker to start."""
+        from ntmpatch.patch.client import NodeClient, NodeGoneError  # noqa: PLC0415  # is loaded by now
+
+        for _ in range(_MAX_STARTS if self.settings.embed is not None else 0):
+            assert self.settings.embed is not None
+            self._embedded = self.settings.embed()
+            if self._embedded is not None:
+                _end_with_this_process(self._embedded)
+                return NodeClient(self._embedded.attach)
+            client = self._reach()
+            if client is not None:
+                return client
+        raise NodeGoneError
 
     def call(self, request: Record, kind: type[R], fds: Sequence[int] = ()) -> R:
-        """Ask the node; if it is gone, the next call looks for another."""
+        """Ask the node. If it has gone, another is looked for, once: it left nothing behind."""
         client = self.client()
         try:
             return client.call(request, kind, fds)
         except OSError as error:
+            if not self._has_gone(client, error):
+                raise
+        return self.client().call(request, kind, fds)
+
+    def ask(self, request: Record, kind: type[R]) -> R:
+        """Ask about a socket that is there already: for that no node is started. OSError."""
+        client = self._client
+        if client is None:
+            with self.lock:
+                client = self._client = self._client or self._reach()
+        if client is None:
             from ntmpatch.patch.client import NodeGoneError  # noqa: PLC0415  # is loaded by now
 
-            if isinstance(error, NodeGoneError) and self._client is client:
-                self._client = None
+            raise NodeGoneError
+        try:
+            return client.call(request, kind)
+        except OSError as error:
+            self._has_gone(client, error)
             raise
+
+    def _has_gone(self, client: NodeClient, error: OSError) -> bool:
+        from ntmpatch.patch.client import NodeGoneError  # noqa: PLC0415  # is loaded by now
+
+        if not isinstance(error, NodeGoneError):
+            return False
+        if self._client is client:
+            self._client = None
+        client.close()
+        return True
+
+    def end(self) -> None:
+        """The process ends: nobody is asked any more, and nothing is left open."""
+        self.settings = self.settings._replace(control_path="", embed=None)
+        self._inherited_path, self._embedded = "", None
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Leave no connection to the node open; the next call makes one."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     def forked(self) -> None:
         """In a forked child: the node stays the parent's, which is reached by its control path."""
@@ -114,9 +161,7 @@ class ProcessNode:
             self._inherited_path = welcome.control_path
         elif self._embedded is not None:
             self._inherited_path = self._embedded.control_path
-        if self._client is not None:
-            self._client.close()
-        self._client = None
+        self.let_go()
         self._embedded = None
         self.new_lock()
 
@@ -180,14 +225,17 @@ class ProcessNode:
         """Before the first enrolment nobody has written the domains down: start the node."""
         if time.monotonic() < self._ask_again_at:
             return
+        client = self._client
         try:
-            if self._client is not None:
-                self._meet(self._client.refresh())
+            if client is not None:
+                self._meet(client.refresh())
             else:
                 self.client()
         except OSError as error:
+            if client is not None:
+                self._has_gone(client, error)
             self._ask_again_at = time.monotonic() + _ASK_INTERVAL
-            log.warning("there is no node to be had: %s", error)
+            _warn("there is no node to be had: %s", error)
 
     def _classify_host(self, family: int, host: str) -> bytes | str | None:
         """Packed if virtual, the name if a node's, None if ordinary."""
@@ -236,7 +284,7 @@ class ProcessNode:
         except _socket.gaierror:
             raise
         except OSError as error:
-            log.warning("cannot look up %s: %s", name, error)
+            _warn("cannot look up %s: %s", name, error)
             raise gaierror(_socket.EAI_AGAIN) from error
         self.know(resolved.ipv4, resolved.ipv6)
         return resolved
@@ -247,9 +295,16 @@ current = ProcessNode(_disabled)
 """Replaced by ``configure``; disabled until then."""
 
 
+def _warn(message: str, *arguments: object) -> None:
+    import logging  # noqa: PLC0415  # a third of what patching would cost a program
+
+    logging.getLogger("ntmpatch.patch").warning(message, *arguments)
+
+
 def configure(settings: Settings | None = None) -> ProcessNode:
     """Use the node that ``settings`` or the environment describe, from now on."""
     global current  # noqa: PLW0603  # there is one node a process
+    current.let_go()
     current = ProcessNode(from_environment() if settings is None else settings)
     return current
 
@@ -259,8 +314,47 @@ def disable() -> None:
     configure(_disabled)
 
 
+_to_end: list[EmbeddedNode] = []
+
+
+def _end_with_this_process(embedded: EmbeddedNode) -> None:
+    _to_end.append(embedded)
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        # Such a process ends by os._exit(), after finalizers; ours is the last of them.
+        from multiprocessing import util  # noqa: PLC0415  # is loaded by now
+
+        util.Finalize(None, _end_embedded, exitpriority=-1000)
+
+
+def _end_embedded() -> None:
+    """End what this process embeds. Where other threads are left, they are daemons by now."""
+    threads = sys.modules["threading"].enumerate()
+    current.end()
+    while _to_end:
+        _to_end.pop().stop(quietly=len(threads) > 1)
+
+
+_forking: list[Any] = []
+
+
+def _before_fork() -> None:
+    """Nobody else is in the middle of starting the node: a child could not go on with it."""
+    lock = current.lock
+    lock.acquire()
+    _forking.append(lock)
+
+
+def _forked_here() -> None:
+    _forking.pop().release()
+
+
 def _forked() -> None:
+    _forking.clear()
+    _to_end.clear()
     current.forked()
 
 
-os.register_at_fork(after_in_child=_forked)
+# Handlers run last in, first out: those that the program registers may still use its sockets.
+atexit.register(_end_embedded)
+os.register_at_fork(before=_before_fork, after_in_parent=_forked_here, after_in_child=_forked)

@@ -7,6 +7,7 @@ Linux's own.
 from __future__ import annotations
 
 import _socket
+import atexit
 import contextlib
 import struct
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -81,6 +82,12 @@ def scratch(family: int, type_: int, proto: int) -> _socket.socket:
     if socket is None:
         socket = _scratch[key] = _socket.socket(family, type_, proto)
     return socket
+
+
+@atexit.register
+def _close_scratch() -> None:
+    while _scratch:
+        _scratch.popitem()[1].close()
 
 
 def snapshot(

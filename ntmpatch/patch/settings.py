@@ -32,6 +32,13 @@ class EmbeddedNode(Protocol):
         """A connected descriptor of the local control protocol; callable from any thread."""
         ...
 
+    def stop(self, *, quietly: bool) -> bool:
+        """Let out what was written, for a bounded time, and end; nothing in a forked child.
+
+        ``quietly``: without waking threads that are blocked in a call.
+        """
+        ...
+
 
 class Settings(NamedTuple):
     """Where this process's node is, and which names and addresses are its."""
@@ -44,8 +51,9 @@ class Settings(NamedTuple):
     """Virtual networks in CIDR notation."""
     names: tuple[str, ...] = ()
     """Names of nodes that lie in none of ``domains``."""
-    embed: Callable[[], EmbeddedNode] | None = None
-    """Starts a node in this process; None: there is nothing to start one from."""
+    embed: Callable[[], EmbeddedNode | None] | None = None
+    """Starts a node in this process, or answers None where another process has just started it;
+    None: there is nothing to start one from."""
 
     @property
     def is_enabled(self) -> bool:
@@ -123,8 +131,8 @@ def read_names(state: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
         ) from error
 
 
-def _start_embedded() -> EmbeddedNode:
+def _start_embedded() -> EmbeddedNode | None:
     from ntmpatch.runtime.node import start_local_node  # noqa: PLC0415  # heavy; first use only
 
-    node: EmbeddedNode = start_local_node()
+    node: EmbeddedNode | None = start_local_node()
     return node

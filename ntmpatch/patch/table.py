@@ -162,7 +162,7 @@ def adopt(fd: int, family: int) -> State | None:
     vacate(fd)
     if len(watched) == 2:
         return _inherited(fd, watched)
-    if family in (_socket.AF_INET, _socket.AF_INET6) and stat.S_ISSOCK(status.st_mode):
+    if family in (-1, _socket.AF_INET, _socket.AF_INET6) and stat.S_ISSOCK(status.st_mode):
         return _foreign(fd, family, status.st_ino)
     return None
 
@@ -231,17 +231,16 @@ def _copy(socket: _socket.socket | None) -> _socket.socket | None:
 
 def _foreign(fd: int, family: int, inode: int) -> State | None:
     """A descriptor that came from another process: the node knows what it is."""
-    probe = _socket.socket(fileno=fd)
-    is_unix = probe.family == _socket.AF_UNIX
-    probe.detach()
-    if not is_unix:
+    if not _is_in_a_pair(fd):
         return None
     from ntmpatch.wire.local import Describe, Facts  # noqa: PLC0415  # heavy; first use only
 
     try:
-        facts = node.current.call(Describe(inode), Facts)
+        facts = node.current.ask(Describe(inode), Facts)
     except OSError:
         return None
+    if family == -1:
+        family = _socket.AF_INET6 if facts.mapped or 6 in facts.families else _socket.AF_INET
     state = _from_facts(facts, fd, family, inode)
     put(state)
     return state
@@ -272,6 +271,17 @@ def _inherited(fd: int, watched: list[Watched]) -> State | None:
     state.fd, state.real, state.near = fd, real, near
     put(state)
     return state
+
+
+def _is_in_a_pair(fd: int) -> bool:
+    """Whether it is one of socketpair(): AF_UNIX, and neither end has a name."""
+    probe = _socket.socket(fileno=fd)
+    try:
+        return probe.family == _socket.AF_UNIX and not probe.getsockname() + probe.getpeername()
+    except (OSError, TypeError):
+        return False  # not connected, or with a name of Linux's own, which is bytes
+    finally:
+        probe.detach()
 
 
 def _from_facts(facts: Facts, fd: int, family: int, inode: int) -> State:

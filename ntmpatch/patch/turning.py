@@ -227,7 +227,7 @@ def outcome(state: State) -> int:
     from ntmpatch.wire.local import Fate, Outcome  # noqa: PLC0415  # is loaded by now
 
     try:
-        return node.current.call(Outcome(state.id), Fate).error
+        return node.current.ask(Outcome(state.id), Fate).error
     except OSError:
         # The node is gone, and every connection with it.
         return errno.ECONNRESET if state.type == _socket.SOCK_STREAM else errno.ENETDOWN

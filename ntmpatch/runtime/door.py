@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import gevent
 import msgspec
 
-from ntmpatch.runtime.forking import disown, own
+from ntmpatch.runtime.forking import disown, own, release
 from ntmpatch.runtime.pump import READ, Hangups
 from ntmpatch.runtime.sockets import VirtualSockets
 from ntmpatch.wire import local
@@ -126,11 +126,9 @@ class Door:
         listener.setblocking(False)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
-        previous = os.umask(0o177)
-        try:
-            listener.bind(self._path)
-        finally:
-            os.umask(previous)
+        # Linux takes the mode from the socket; the umask belongs to the application's threads too.
+        os.fchmod(listener.fileno(), 0o600)
+        listener.bind(self._path)
         listener.listen(_LISTEN_BACKLOG)
         own(listener)
         self._listener = listener
@@ -142,7 +140,7 @@ class Door:
         near, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         own(far)
         self._arriving.add(far)
-        self._service.post(self._adopt, far)
+        self._service.post(self._adopt, far, True)
         if self._closed:
             # Nobody may be left to adopt it; whoever asks then sees it closed.
             self._turn_away()
@@ -150,14 +148,16 @@ class Door:
 
     def _turn_away(self) -> None:
         while self._arriving:
-            far = self._arriving.pop()
-            disown(far)
-            far.close()
+            release(self._arriving.pop())
 
     def finish(self) -> None:
-        """Admit nobody new, and take what the programs have written, before the end."""
+        """Admit nobody new, and take what the programs have written, before the end.
+
+        The sockets of this process's program end as the kernel ends those of a process; programs
+        elsewhere go on, and are to notice that they lost theirs.
+        """
         self._stop_accepting()
-        self.sockets.drain()
+        self.sockets.finish()
 
     def _stop_accepting(self) -> None:
         if self._listener is not None:
@@ -187,18 +187,17 @@ class Door:
                 fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # raw accept of _socket
                 connection = _socket.socket(fileno=fd)
                 own(connection)
-                self._adopt(connection)
+                self._adopt(connection, False)
 
-    def _adopt(self, connection: _socket.socket) -> None:
+    def _adopt(self, connection: _socket.socket, is_ours: bool) -> None:
         self._arriving.discard(connection)
         if self._closed or connection.fileno() < 0:
-            disown(connection)
-            connection.close()
+            release(connection)
             return
         connection.setblocking(False)
-        self._connections[connection] = gevent.spawn(self._serve, connection)
+        self._connections[connection] = gevent.spawn(self._serve, connection, is_ours)
 
-    def _serve(self, connection: _socket.socket) -> None:
+    def _serve(self, connection: _socket.socket, is_ours: bool) -> None:
         readable = self._loop.io(connection.fileno(), READ)
         space = _socket.CMSG_SPACE(local.MAX_PASSED_FDS * array.array("i").itemsize)
         try:
@@ -212,14 +211,14 @@ class Door:
                     continue
                 if not record:
                     return
+                self.sockets.opens_for_us = is_ours
                 connection.send(local.encode(self._answer(record, _passed(ancillary))))
         except OSError as error:
             log.debug("a control connection ended: %s", error)
         finally:
             readable.stop()
             readable.close()
-            disown(connection)
-            connection.close()
+            release(connection)
             self._connections.pop(connection, None)
 
     def _answer(self, record: bytes, fds: list[int]) -> local.Record:

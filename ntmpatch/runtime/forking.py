@@ -1,7 +1,12 @@
-"""What a forked child must let go of: the node's sockets belong to the parent's thread.
+"""What is the node's own in this process, when the process forks and when it ends.
 
-A child that kept a copy of a far end would keep a connection looking alive after the node closed
-it, and a copy of a tunnel's UDP port would take datagrams away from its owner.
+A forked child must let go of it. A child that kept a copy of a far end would keep a connection
+looking alive after the node closed it, and a copy of a tunnel's UDP port would take datagrams away
+from its owner.
+
+Where the program of this process ends and has left daemon threads, the far ends stay open until
+the process is gone: closing them would wake threads that are blocked in a socket call, and each
+would print its error. Threads that wait for the kernel's sockets are never woken either.
 """
 
 from __future__ import annotations
@@ -17,6 +22,12 @@ class Closable(Protocol):
     def close(self) -> object: ...
 
 
+class FarEnd(Closable, Protocol):
+    """A socket whose other end is a program's."""
+
+    def detach(self) -> int: ...
+
+
 _owned: set[Closable] = set()
 
 
@@ -30,8 +41,26 @@ def disown(resource: Closable) -> None:
     _owned.discard(resource)
 
 
+_keeps_far_ends = False
+
+
+def keep_far_ends() -> None:
+    """This process is about to end: what is released from now on stays open until it has."""
+    global _keeps_far_ends  # noqa: PLW0603  # a process ends once
+    _keeps_far_ends = True
+
+
+def release(far: FarEnd) -> None:
+    """Close a far end."""
+    disown(far)
+    if _keeps_far_ends:
+        far.detach()
+    else:
+        far.close()
+
+
 def _close_in_child() -> None:
-    for resource in _owned:
+    for resource in list(_owned):
         with contextlib.suppress(OSError):
             resource.close()
     _owned.clear()

@@ -14,7 +14,7 @@ import termios
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from ntmpatch.runtime.forking import disown, own
+from ntmpatch.runtime.forking import own, release
 from ntmpatch.runtime.pump import READ, WRITE, PumpHost, is_hung_up
 from ntmpatch.wire.local import pack_accepted
 
@@ -125,8 +125,7 @@ class ListenerPump:
             watcher.close()
         if self._group is not None:
             self._group.leave(self)
-        disown(far)
-        far.close()
+        release(far)
         self._pass_on()
         self._host.ended(self.id)
 

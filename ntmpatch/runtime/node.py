@@ -7,7 +7,8 @@ and no negotiation, and its peers may be any WireGuard implementation.
 
 from __future__ import annotations
 
-import atexit
+import _socket
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -19,21 +20,24 @@ import gevent
 
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.base.drops import DropCounter
-from ntmpatch.base.errors import NtmpatchError
+from ntmpatch.base.errors import ConfigError, NtmpatchError, UnavailableError
 from ntmpatch.packet.stack.tcp.info import describe
 from ntmpatch.runtime.door import Door
+from ntmpatch.runtime.forking import keep_far_ends
 from ntmpatch.runtime.hub import HubThread
 from ntmpatch.runtime.interfaces import usable
 from ntmpatch.runtime.packets import PacketSide
 from ntmpatch.runtime.peers_managed import ManagedPeers
 from ntmpatch.runtime.peers_static import StaticPeers
 from ntmpatch.runtime.settings import NodeSettings, load_settings
+from ntmpatch.runtime.state import STARTING_LOCK
 from ntmpatch.runtime.trace import TraceWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ntmpatch.packet.stack import Stack
+    from ntmpatch.runtime.locking import FileLock
     from ntmpatch.wire import local
 
 log = logging.getLogger("ntmpatch.node")
@@ -44,6 +48,12 @@ MAX_LISTED = 64
 STOP_TIMEOUT = 3.0
 """Seconds a program's end may wait for queued bytes and the farewell to the DC."""
 
+TAKEOVER_TIMEOUT = 3 * STOP_TIMEOUT
+"""Seconds that a node which is ending has to let go of the identity."""
+
+START_TIMEOUT = TAKEOVER_TIMEOUT + 6.0
+"""Seconds that another process has to start the node, or to fail."""
+
 
 class Node:
     """Everything of one node that lives in its hub; the door's ``NodeService``.
@@ -52,11 +62,17 @@ class Node:
     """
 
     def __init__(
-        self, settings: NodeSettings, post: Callable[..., None], *, control_path: str = ""
+        self,
+        settings: NodeSettings,
+        post: Callable[..., None],
+        *,
+        control_path: str = "",
+        on_standing: Callable[[Exception | None], None] | None = None,
     ) -> None:
         self.drops = DropCounter()
         self._settings = settings
         self._post = post
+        self._on_standing = on_standing or _log_standing
         self._packets = PacketSide(mtu=settings.mtu, drops=self.drops)
         self.stack: Stack = self._packets.stack
         self._trace = TraceWriter()
@@ -65,7 +81,7 @@ class Node:
         if settings.static is not None:
             self.peers = StaticPeers(settings.static, settings, self._packets)
         else:
-            self.peers = ManagedPeers(settings, self._packets, self._trace)
+            self.peers = ManagedPeers(settings, self._packets, self._trace, self._on_standing)
         self._packets.attach(self.peers.carrier)
         self.door = Door(self, control_path=control_path)
 
@@ -75,18 +91,23 @@ class Node:
         self.peers.start()
         self.door.open()
         self.flush()
+        if self._settings.static is not None:
+            self._on_standing(None)
 
     def close(self) -> None:
         """Let queued bytes out for a bounded time, say goodbye, close everything."""
         self.door.finish()
         deadline = time.monotonic() + STOP_TIMEOUT
-        while self.stack.has_unacknowledged_data() and time.monotonic() < deadline:
+        while self._has_to_send() and time.monotonic() < deadline:
             self.flush()
             gevent.sleep(0.005)
         self.door.close()
         self.flush()
         self.peers.close()
         self._trace.close()
+
+    def _has_to_send(self) -> bool:
+        return self.door.sockets.is_finishing or self.stack.has_unacknowledged_data()
 
     # --- NodeService --------------------------------------------------------------------
 
@@ -141,46 +162,72 @@ class Node:
 
 
 class LocalNode:
-    """A node in this process: what ``patch`` holds of it. Any thread may call these."""
+    """A node in this process: what ``patch`` and ``up`` hold of it. Any thread may call these.
 
-    def __init__(self, settings: NodeSettings) -> None:
+    ``on_standing`` is called in the node's thread: with None once the node is registered, with an
+    exception when it can serve no longer.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        on_standing: Callable[[Exception | None], None] | None = None,
+    ) -> None:
         self.control_path = settings.control_path
         self._settings = settings
+        self._on_standing = on_standing
         self._node: Node | None = None
         self._pid = os.getpid()
-        self._lock: int | None = None
+        self._lock: FileLock | None = None
         self._thread = HubThread(setup=self._open, teardown=self._close)
 
     def start(self) -> None:
         """Start the thread.
 
-        OSError: a port is taken, or another process has the identity. ConfigError: no identity.
+        OSError: a port is taken. ConfigError: another process has the identity, or there is none.
         """
-        self._lock = self._settings.state.lock()
+        state = self._settings.state
+        # Without a control path nobody can know whether the owner is about to end.
+        self._lock = state.lock(timeout=TAKEOVER_TIMEOUT if self.control_path else 0.0)
         if self._lock is None:
-            raise OSError(errno.EADDRINUSE, "another process owns this node's identity")
+            raise ConfigError(
+                f"{state.path}: process {state.owner()} runs the node of this identity, and cannot"
+                f" be reached at {self.control_path or 'a path as long as this one'}"
+            )
+        self._lock.sign()
         try:
             self._thread.start()
         except BaseException:
-            os.close(self._lock)
+            self._lock.close()
             raise
-        atexit.register(self.stop)
 
     def attach(self) -> int:
         """A connected control descriptor."""
         assert self._node is not None
         return self._node.door.attach()
 
-    def stop(self) -> None:
-        """Flush and end, within a bounded time; a forked child only forgets."""
-        atexit.unregister(self.stop)
-        if os.getpid() == self._pid and self._thread.stop(2 * STOP_TIMEOUT):
-            if self._lock is not None:
-                os.close(self._lock)
-            self._lock = None
+    def stop(self, *, quietly: bool = False) -> bool:
+        """Flush and end; False if that took too long. A forked child only forgets.
+
+        ``quietly``: the process ends next, and who is blocked in a socket call is to stay so.
+        """
+        if quietly:
+            keep_far_ends()
+        if os.getpid() != self._pid:
+            return True
+        if not self._thread.stop(2 * STOP_TIMEOUT):
+            return False
+        if self._lock is not None:
+            self._lock.close()
+        return True
 
     def _open(self) -> None:
-        self._node = Node(self._settings, self._thread.post, control_path=self.control_path)
+        self._node = Node(
+            self._settings,
+            self._thread.post,
+            control_path=self.control_path,
+            on_standing=self._on_standing,
+        )
         self._node.open()
 
     def _close(self) -> None:
@@ -188,18 +235,57 @@ class LocalNode:
             self._node.close()
 
 
-def start_local_node(settings: NodeSettings | None = None) -> LocalNode:
-    """Start a node in this process; without settings, with those of the environment.
+def own_node(
+    settings: NodeSettings, on_standing: Callable[[Exception | None], None] | None = None
+) -> LocalNode | None:
+    """Start the node in this process; None if another runs it, and can be reached.
+
+    Of several processes that want it at the same moment one starts it, and the others meet it.
+    OSError: a port is taken. ConfigError: there is no identity, or an owner that cannot be reached.
+    """
+    deciding = settings.state.lock(STARTING_LOCK, timeout=START_TIMEOUT)
+    if deciding is None:
+        raise UnavailableError(f"{settings.state.path}: another process does not start its node")
+    with contextlib.closing(deciding):
+        if is_served(settings.control_path):
+            return None
+        node = LocalNode(settings, on_standing)
+        node.start()
+        return node
+
+
+def start_local_node(settings: NodeSettings | None = None) -> LocalNode | None:
+    """``own_node`` for a program's sockets; without settings, with those of the environment.
 
     OSError ENETDOWN, after one line in the log, if they are not fit for it.
     """
     try:
-        node = LocalNode(settings or load_settings())
-        node.start()
+        return own_node(settings or load_settings())
     except NtmpatchError as error:
         log.error("no node in this process: %s", error)
         raise OSError(errno.ENETDOWN, str(error)) from error
-    return node
+
+
+def is_served(control_path: str) -> bool:
+    """Whether some process listens there."""
+    if not control_path:
+        return False
+    probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    try:
+        probe.setblocking(False)
+        probe.connect(control_path)
+    except BlockingIOError:
+        return True  # so many want it at this moment that its backlog is full
+    except OSError:
+        return False
+    finally:
+        probe.close()
+    return True
+
+
+def _log_standing(error: Exception | None) -> None:
+    if error is not None:
+        log.error("the node cannot serve: %s", error)
 
 
 def _text(address: bytes | None) -> str | None:

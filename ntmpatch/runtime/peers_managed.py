@@ -35,6 +35,8 @@ from ntmpatch.signalling.effects import (
 from ntmpatch.wire import local
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ntmpatch.packet.tunnel.tunnel import TunnelEvent
     from ntmpatch.runtime.carrier import Carrier
     from ntmpatch.runtime.settings import NodeSettings
@@ -53,11 +55,17 @@ LOOKUP_TIMEOUT = 12.0
 class ManagedPeers:
     """Peers that a direction coordinator directs tunnels to."""
 
-    def __init__(self, settings: NodeSettings, packets: PacketSide, trace: TraceWriter) -> None:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        packets: PacketSide,
+        trace: TraceWriter,
+        on_standing: Callable[[Exception | None], None],
+    ) -> None:
         self._settings = settings
+        self._on_standing = on_standing
         self._packets = packets
         self._assigned: Assigned | None = None
-        self._failure: Exception | None = None
         self._registered = gevent.event.Event()
         self._left = gevent.event.Event()
         self._lookups: dict[int, gevent.event.AsyncResult[Resolved]] = {}
@@ -227,7 +235,9 @@ class ManagedPeers:
             case Assigned():
                 self._assigned = effect
                 self._packets.assign(a for a in (effect.ipv4, effect.ipv6) if a)
-                self._registered.set()
+                if not self._registered.is_set():
+                    self._registered.set()
+                    self._on_standing(None)
             case Resolved():
                 if effect.public_key not in self._traced:
                     self._created(effect, now)
@@ -242,7 +252,7 @@ class ManagedPeers:
                 pool: Any = gevent.get_hub().threadpool
                 pool.spawn(self._save, effect.state)
             case Failed() if effect.fatal:
-                self._failure = effect.error
+                self._on_standing(effect.error)
             case Left():
                 self._left.set()
             case Ready():

@@ -104,6 +104,13 @@ class Hangups:
                     log.exception("a socket did not end cleanly")
 
 
+def is_readable(far: _socket.socket) -> bool:
+    """Whether the program has written something, or closed."""
+    poll = _poll()
+    poll.register(far.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def is_hung_up(far: _socket.socket) -> bool:
     """Whether the near end is closed in both directions, not merely shut down for writing."""
     poll = _poll()

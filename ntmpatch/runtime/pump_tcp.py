@@ -10,7 +10,7 @@ import _socket
 import errno
 from typing import TYPE_CHECKING, Any
 
-from ntmpatch.runtime.forking import disown, own
+from ntmpatch.runtime.forking import own, release
 from ntmpatch.runtime.options import KEEPALIVE_DEFAULTS
 from ntmpatch.runtime.pump import READ, WRITE, PumpHost, is_hung_up
 
@@ -45,6 +45,7 @@ class TcpPump:
         self._filler_size = filler_size
         self._established = False
         self._finished_reading = False
+        self._is_finishing = False
         self._read: Any = host.loop.io(far.fileno(), READ)
         self._write: Any = host.loop.io(far.fileno(), WRITE)
 
@@ -145,6 +146,8 @@ class TcpPump:
             try:
                 size = far.recv_into(space)
             except BlockingIOError:
+                if self._is_finishing:
+                    self._program_closed(now)
                 break
             except ConnectionResetError:
                 # The program closed with data unread, which Linux answers by RST as well
@@ -192,6 +195,23 @@ class TcpPump:
 
     # ------------------------------------------------------------------------------- endings
 
+    @property
+    def is_finishing(self) -> bool:
+        """Whether the program may have written what has not been taken yet."""
+        return self._is_finishing and self._far is not None
+
+    def finish(self) -> None:
+        """The program's process ends: take all that it has written, then close."""
+        self._is_finishing = True
+        if self._far is None:
+            return
+        if not self._established:
+            self.abort()
+        elif self._finished_reading:
+            self._program_closed(self._host.now())
+        else:
+            self._readable()
+
     def drain(self) -> None:
         """Take what the program has written so far: it may be about to end."""
         if self._far is not None and self._established and not self._finished_reading:
@@ -211,6 +231,5 @@ class TcpPump:
             watcher.stop()
             watcher.close()
         self._host.hangups.forget(far)
-        disown(far)
-        far.close()
+        release(far)
         self._host.ended(self.id)

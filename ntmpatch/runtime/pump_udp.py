@@ -7,14 +7,17 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from ntmpatch.base.drops import Drop, DropCounter
-from ntmpatch.runtime.forking import disown, own
-from ntmpatch.runtime.pump import READ, PumpHost, is_hung_up
+from ntmpatch.runtime.forking import own, release
+from ntmpatch.runtime.pump import READ, PumpHost, is_hung_up, is_readable
 from ntmpatch.wire.local import DATAGRAM_SIZE, pack_datagram, unpack_datagram
 
 if TYPE_CHECKING:
     from ntmpatch.packet.stack import UdpSocket
 
 _READS_A_WAKE_UP = 64
+
+_MAX_DRAINS = 256
+"""Times that what a pair holds at most is read in pieces before the node ends."""
 
 _CREDENTIALS_SIZE = _socket.CMSG_SPACE(12)
 
@@ -126,6 +129,13 @@ class UdpPump:
         assert self._socket is not None
         self._socket.send_to(payload, remote, self._host.now())
 
+    def drain(self) -> None:
+        """Take what the program has sent: it may be about to end."""
+        for _ in range(_MAX_DRAINS):
+            if self._far is None or not is_readable(self._far):
+                break
+            self._readable()
+
     def close_if_ended(self) -> None:
         """Without waiting for the loop to tell; what the program sent last is sent."""
         while self._far is not None and is_hung_up(self._far):
@@ -140,6 +150,5 @@ class UdpPump:
         self._read.close()
         if self._socket is not None:
             self._socket.close()
-        disown(far)
-        far.close()
+        release(far)
         self._host.ended(self.id)

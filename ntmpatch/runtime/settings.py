@@ -94,10 +94,11 @@ def load_settings(
     config: str | None = None,
     state: str | None = None,
     environment: Mapping[str, str] = os.environ,
+    create: bool = True,
 ) -> NodeSettings:
     """Explicit values go before the environment's, those before the configuration's.
 
-    ConfigError tells what is wrong, and where.
+    The state directory is made if ``create``. ConfigError tells what is wrong, and where.
     """
     config_path = config or environment.get("NTMPATCH_CONFIG") or None
     parsed = NodeConfig()
@@ -115,7 +116,7 @@ def load_settings(
     static = _static(parsed, config_path) if parsed.peer or node.private_key_file else None
     hosts = node.bind or ("0.0.0.0", "::")
     return NodeSettings(
-        state=StateDirectory(directory),
+        state=StateDirectory(directory, create=create),
         config_path=config_path,
         token=read_token(text) if text else None,
         static=static,

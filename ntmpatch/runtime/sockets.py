@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _Claimed = TypeVar("_Claimed")
 
+_COUNTED_BITS = 39
+"""Of an identity, below those of its node; both together fit a signed 64-bit number."""
+
 _MAX_REMEMBERED_ERRORS = 16384
 """Errors that nobody asked for are forgotten, oldest first, beyond this many."""
 
@@ -38,7 +41,14 @@ class VirtualSockets:
         self.loop = loop
         self.hangups = hangups
         self.scratch = memoryview(bytearray(local.DATAGRAM_SIZE + 65535))
-        self._ids = itertools.count(1)
+        # A program may ask the next node about a socket of this one, which must not be taken for
+        # one of its own: the upper bits say whose an identity is.
+        self._first_id = int.from_bytes(os.urandom(3), "big") << _COUNTED_BITS
+        self._ids = itertools.count(self._first_id + 1)
+        self.opens_for_us = False
+        """Whether the request at hand comes from the program of this very process."""
+        self._ours: set[int] = set()
+        """What that program has opened."""
         self._streams: dict[int, TcpPump] = {}
         self._listeners: dict[int, ListenerPump] = {}
         self._groups: dict[int, ListenerGroup] = {}
@@ -78,16 +88,28 @@ class VirtualSockets:
             }
         self._datagrams.pop(id_, None)
         self._options.pop(id_, None)
+        self._ours.discard(id_)
         inode = self._inodes.pop(id_, None)
         if inode is not None:
             facts = self._facts.get(inode)
             if facts is not None and facts.id == id_:
                 del self._facts[inode]
 
-    def drain(self) -> None:
-        """Take from the programs what they have written so far."""
+    def finish(self) -> None:
+        """Take from the programs what they have written; end the sockets of this process's."""
         for stream in list(self._streams.values()):
-            stream.drain()
+            if stream.id in self._ours:
+                stream.finish()
+            else:
+                stream.drain()
+        for datagram in list(self._datagrams.values()):
+            datagram.drain()
+        self.flush()
+
+    @property
+    def is_finishing(self) -> bool:
+        """Whether there is more to take than there was room for."""
+        return any(stream.is_finishing for stream in self._streams.values())
 
     def close(self) -> None:
         """End every socket; connections are reset."""
@@ -108,6 +130,8 @@ class VirtualSockets:
         self._require_address(request.local)
         pump = TcpPump(self, next(self._ids), _take(fds), filler_size=request.filler_size)
         self._streams[pump.id] = pump
+        if self.opens_for_us:
+            self._ours.add(pump.id)
         reserved = self._reserved.get(request.bound_id)
         try:
             connection = self._service.stack.connect_tcp(
@@ -142,7 +166,9 @@ class VirtualSockets:
         return local.Connecting(pump.id, *connection.local)
 
     def outcome(self, request: local.Outcome, _fds: list[int]) -> local.Record:
-        """What has become of a socket; an error is told once."""
+        """What has become of a socket; an error is told once. ENODEV: it was another node's."""
+        if (request.id ^ self._first_id) >> _COUNTED_BITS:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
         pump = self._streams.get(request.id)
         if pump is not None and pump.is_pending:
             return local.Fate(pending=True, error=0)
@@ -221,6 +247,8 @@ class VirtualSockets:
                 self._groups[request.origin] = group
         self._give_up_reservation(request.bound_id)
         self._listeners[id_] = pump
+        if self.opens_for_us:
+            self._ours.add(id_)
         self._options[id_] = list(request.options)
         self._remember(
             request.inode,
@@ -250,6 +278,8 @@ class VirtualSockets:
     ) -> TcpPump:
         pump = TcpPump(self, next(self._ids), far)
         self._streams[pump.id] = pump
+        if listener.id in self._ours:
+            self._ours.add(pump.id)
         for option in self._options.get(listener.id, ()):
             apply_option(pump, connection, option)
         pump.connection = connection

@@ -6,7 +6,6 @@ Written atomically and durably: a crash leaves the old file or the new one.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import stat
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ntmpatch.base.errors import ConfigError
+from ntmpatch.runtime.locking import FileLock, acquire, signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +25,11 @@ PRIVATE_KEY = "private.key"
 ENROLMENT = "enrolment"
 NAMES = "names.json"
 LOCK = "node.lock"
+"""Held by the one process that runs the node."""
+STARTING_LOCK = "starting.lock"
+"""Held while it is decided who that is."""
+ENROLLING_LOCK = "enrolling.lock"
+"""Held while a token becomes an identity."""
 CONTROL_SOCKET = "control.sock"
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -41,7 +46,10 @@ def default_state_directory(environment: Mapping[str, str] = os.environ) -> Path
 
 
 class StateDirectory:
-    """One directory of private files. ConfigError if others can read it or what it holds."""
+    """One directory of private files. ConfigError if others can read it or what it holds.
+
+    Unless it is to be made, it may be missing: then it holds nothing.
+    """
 
     def __init__(self, path: str | os.PathLike[str], *, create: bool = True) -> None:
         self.path = Path(path)
@@ -50,6 +58,8 @@ class StateDirectory:
                 self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
                 raise ConfigError(f"{self.path}: cannot be made: {error.strerror}") from None
+        elif not self.path.exists():
+            return
         self._check(self.path, "directory", stat.S_ISDIR)
 
     def read(self, name: str) -> bytes | None:
@@ -125,15 +135,16 @@ class StateDirectory:
         content = {"domains": list(domains), "prefixes": list(prefixes)}
         self.write(NAMES, json.dumps(content).encode())
 
-    def lock(self, name: str = LOCK) -> int | None:
-        """Own the identity as long as the descriptor is open; None if another process does."""
-        fd = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def lock(self, name: str = LOCK, *, timeout: float = 0.0) -> FileLock | None:
+        """Take one of the locks; None if another process has it for ``timeout`` seconds."""
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return None
-        return fd
+            return acquire(self.path / name, timeout)
+        except OSError as error:
+            raise ConfigError(f"{self.path / name}: cannot be locked: {error.strerror}") from None
+
+    def owner(self) -> int | None:
+        """The process that owned the identity last; None if none did."""
+        return signature(self.path / LOCK)
 
     def _check(self, path: Path, what: str, is_kind: Callable[[int], bool]) -> None:
         try:

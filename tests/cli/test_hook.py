@@ -88,6 +88,34 @@ def test_another_wrapper_that_chains_in_the_same_way_works_on_either_side(tmp_pa
         assert (result.stdout, result.stderr) == ("wrapper\nlast\n", "")
 
 
+def test_usercustomize_is_left_to_python(tmp_path: Path) -> None:
+    # A virtual environment has no user site, the interpreter that it was made from has one. It
+    # lacks our dependencies, which patching does not need before the first virtual socket.
+    base: str = getattr(sys, "_base_executable", sys.executable)
+    where = {"PYTHONUSERBASE": str(tmp_path), "NTMPATCH_STATE": str(tmp_path)}
+    (tmp_path / "names.json").write_text('{"domains": ["home.example"], "prefixes": []}')
+    site = subprocess.run(
+        [base, "-c", "import site, sys; print(site.getusersitepackages(), sys.prefix, sep='\\n')"],
+        env=where,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    shadowed(tmp_path / "other", "print('site')")
+    user = tmp_path / os.path.relpath(site[0], tmp_path)
+    user.mkdir(parents=True)
+    (user / "usercustomize.py").write_text("import sys; print('user')")
+    marker = f"{sys.implementation.cache_tag}:{os.path.realpath(site[1])}"
+    result = python(
+        "import sys; print('ntmpatch.patch.apply' in sys.modules)",
+        [HOOK_DIRECTORY, tmp_path / "other"],
+        base,
+        NTMPATCH_RUN=marker,
+        **where,
+    )
+    assert (result.stdout, result.stderr) == ("site\nuser\nTrue\n", "")
+
+
 def test_an_interpreter_without_our_dependencies_is_left_alone(tmp_path: Path) -> None:
     environment = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)

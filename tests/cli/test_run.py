@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROBE = """
-import json, os, signal, sys
+import gc, json, os, signal, sys, threading, warnings
 main = sys.modules["__main__"]
+umask = os.umask(0)
+os.umask(umask)
 ours = ("PYTHONPATH", "_")
 print(json.dumps({
     "argv": sys.argv,
@@ -30,7 +34,10 @@ print(json.dumps({
     "name": __name__,
     "file": globals().get("__file__"),
     "package": __package__,
-    "spec": __spec__ and __spec__.name,
+    "spec": __spec__ and [__spec__.name, __spec__.origin, __spec__.parent, __spec__.cached,
+                          __spec__.has_location, type(__spec__.loader).__name__],
+    "loader": type(__loader__).__name__,
+    "globals": sorted(set(globals()) - {"ours"}),
     "main": main.__dict__ is globals(),
     "cwd": os.getcwd(),
     "flags": str(sys.flags),
@@ -38,6 +45,13 @@ print(json.dumps({
     "prefix": sys.prefix,
     "sitecustomize": "sitecustomize" in sys.modules,
     "signals": [str(signal.getsignal(n)).partition(" at ")[0] for n in signal.valid_signals()],
+    "hooks": [sys.excepthook is sys.__excepthook__, sys.displayhook is sys.__displayhook__,
+              sys.unraisablehook is sys.__unraisablehook__, repr(sys.gettrace())],
+    "warnings": [sys.warnoptions, [list(map(str, each)) for each in warnings.filters]],
+    "settings": [sys.getrecursionlimit(), sys.getswitchinterval(), gc.get_threshold(), umask,
+                 sys.dont_write_bytecode, sys.stdout.encoding, sys.stdin.encoding],
+    "process": [os.getppid(), os.getpgrp(), os.getsid(0), os.getpriority(os.PRIO_PROCESS, 0)],
+    "threads": [threading.active_count(), len(os.listdir("/proc/self/task"))],
     "mask": [int(n) for n in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
     "environment": {k: v for k, v in os.environ.items()
                     if k not in ours and not k.startswith("NTMPATCH_")},
@@ -61,10 +75,12 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(here)
     (here / "app.py").write_text(PROBE)
     (here / "bare").write_text(PROBE)
+    (here / "link.py").symlink_to(here / "package" / "part.py")
     for name in ("package", "directory"):
         (here / name).mkdir()
         (here / name / "__main__.py").write_text(PROBE)
     (here / "package" / "__init__.py").touch()
+    (here / "package" / "part.py").write_text(PROBE)
     (here / "module.py").write_text(PROBE)
     with zipfile.ZipFile(here / "archive.pyz", "w") as archive:
         archive.writestr("__main__.py", PROBE)
@@ -116,6 +132,9 @@ def both(
         ["bare"],
         ["directory", "5"],
         ["archive.pyz", "6"],
+        ["package/part.py"],
+        ["link.py"],
+        ["-m", "package.part", "12"],
         ["-m", "module", "7", "--gevent"],
         ["-m", "package"],
         ["-mmodule", "8"],
@@ -148,6 +167,43 @@ def test_the_command_does_not_take_the_programs_modules_for_its_own(
     without, within = both("-c", "print('runs')")
     assert (within.stdout, within.stderr) == ("runs\n", "")
     assert without.stdout == within.stdout
+
+
+def test_the_console_script_does_the_same(
+    both: Any, static_identity: list[str], programs: Path
+) -> None:
+    without, _ = both("app.py", "2")
+    command = [os.path.join(sysconfig.get_path("scripts"), "ntmpatch"), "run", *static_identity]
+    within = subprocess.run(
+        [*command, "app.py", "2"],
+        input="some input\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=programs,
+    )
+    assert json.loads(within.stdout) == json.loads(without.stdout)
+    assert (within.stderr, within.returncode) == ("", 2)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_stay_closed(
+    static_identity: list[str], programs: Path, closed: str
+) -> None:
+    code = (
+        "import os, sys\n"
+        "found = [stream is None for stream in (sys.stdin, sys.stdout, sys.stderr)]\n"
+        "open('found', 'w').write(f'{found} {sorted(os.listdir(\"/proc/self/fd\"))[:3]}')"
+    )
+    (programs / "app.py").write_text(code)
+    found = []
+    for before in ([], ["-m", "ntmpatch", "run", *static_identity]):
+        command = shlex.join([sys.executable, *before, "app.py"])
+        subprocess.run(["sh", "-c", f"{command} {closed}"], check=True, cwd=programs, timeout=60)
+        found.append((programs / "found").read_text())
+        (programs / "found").unlink()
+    assert found[0] == found[1]
 
 
 def test_double_dash_ends_our_options(both: Any) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ntmpatch.cli import run as run_module
+from ntmpatch.cli import identity
 from ntmpatch.cli.demo.configuration import free_ports
 from ntmpatch.cli.main import run_command
 from ntmpatch.crypto.token import parse_token
@@ -198,8 +198,71 @@ def test_a_revoked_account_is_refused(
 def test_unreachable_servers_end_run_with_69_in_bounded_time(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "ENROLMENT_TIMEOUT", 1.0)
+    monkeypatch.setattr(identity, "ENROLMENT_TIMEOUT", 1.0)
     token = succeed(capsys, "account", "add", "c.home.example", "--config", config)
     line = fail(capsys, os.EX_UNAVAILABLE, "run", "--token", token, "-c", "pass")
     assert "does not answer" in line
     assert token.strip() not in line
+
+
+@pytest.mark.usefixtures("servers")
+def test_up_enrols_and_tells_when_it_is_registered(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = tmp_path / "token"
+    token.write_text(succeed(capsys, "account", "add", "cam.home.example", "--config", config))
+    words = ["up", "--token", f"file:{token}", "--state", "cam"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "ntmpatch", *words, "--json"], stdout=subprocess.PIPE, text=True
+    ) as up:
+        assert up.stdout is not None
+        facts = json.loads(up.stdout.readline())
+        assert (facts["ready"], facts["fqdn"], facts["pid"]) == (True, "cam.home.example", up.pid)
+        assert facts["ipv4"].startswith("198.18.")
+        code = "import socket; print(socket.gethostbyname('cam.home.example'))"
+        shared = subprocess.run(
+            [sys.executable, "-m", "ntmpatch", "run", "--state", "cam", "-c", code],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (shared.stdout, shared.stderr) == (facts["ipv4"] + "\n", "")
+        up.terminate()
+        assert up.wait(60) == 0
+
+
+@pytest.mark.usefixtures("servers")
+def test_two_runs_at_once_with_one_token_are_one_node(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = tmp_path / "token"
+    token.write_text(succeed(capsys, "account", "add", "cam.home.example", "--config", config))
+    code = "import socket; print(socket.gethostbyname('cam.home.example'), flush=True); input()"
+    words = ["run", "--token", f"file:{token}", "--state", "cam", "-c", code]
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "ntmpatch", *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    addresses = [program.stdout.readline() for program in programs if program.stdout]
+    # Both are asked to end only now, so that they needed one node at the same time.
+    ends = [program.communicate("\n", timeout=60) for program in programs]
+    assert addresses[0] == addresses[1]
+    assert addresses[0].startswith("198.18.")
+    assert ends == [("", "")] * 2
+
+
+@pytest.mark.usefixtures("servers")
+def test_up_ends_with_a_line_when_the_account_is_revoked(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = succeed(capsys, "account", "add", "b.home.example", "--config", config)
+    succeed(capsys, "account", "revoke", "b.home.example", "--config", config)
+    line = fail(capsys, os.EX_NOPERM, "up", "--token", token, "--state", "b")
+    assert "revoked" in line

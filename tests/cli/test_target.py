@@ -143,3 +143,16 @@ def test_a_program_that_is_no_python_is_executed_as_it_is(here: Path) -> None:
     shutil.copy("/bin/true", here / "binary")
     assert resolve_target(["./binary"]).executable == "./binary"
     assert not resolve_target(["./binary"]).remark
+
+
+def test_an_interpreter_that_is_run_by_name_is_judged_like_a_scripts(here: Path) -> None:
+    other = program(
+        here.parent / "bin" / "python3", "#!/bin/sh\necho cpython-20\necho /elsewhere\n"
+    )
+    target = resolve_target(["python3", "app.py", "-I"])
+    assert target.arguments == ("python3", "app.py", "-I")
+    assert f"runs with {other}" in target.remark
+
+    ours = resolve_target([sys.executable, "-u", "app.py", "-I"])
+    assert (ours.remark, ours.interpreter) == ("", sys.executable)
+    assert "ignores PYTHONPATH" in resolve_target([sys.executable, "-uE", "app.py"]).remark

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from nodes import Nodes
+from static_pair import StaticPair
 
 import ntmpatch
 
@@ -69,6 +70,34 @@ def program(nodes):
             return process
 
         yield start
+
+
+@pytest.fixture
+def pair(tmp_path):
+    return StaticPair(tmp_path)
+
+
+@pytest.fixture
+def start(pair):
+    """Start a program, with the node of a name to embed: its Popen."""
+    processes = []
+
+    def start(code, *flags, node="a"):
+        process = subprocess.Popen(
+            [sys.executable, *flags, "-c", textwrap.dedent(code)],
+            env=pair.environment(node),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

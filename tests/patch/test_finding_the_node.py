@@ -22,6 +22,9 @@ class Embedded:
         self.attach = nodes.doors["a"].attach
         self.control_path = nodes.control_path("a")
 
+    def stop(self, *, quietly):  # the fixture stops what is behind it
+        return not quietly
+
 
 @pytest.fixture
 def own_nodes(tmp_path):

@@ -52,7 +52,7 @@ def test_unknown_domains_are_asked_for_but_not_for_numbers_and_not_again_and_aga
     asked = []
 
     class Asking(ProcessNode):
-        def _find(self):
+        def _start(self):
             asked.append(1)
             raise OSError(111, "refused")
 

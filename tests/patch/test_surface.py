@@ -102,6 +102,80 @@ def test_unpatching_restores_every_object_identically(nodes):
     assert snapshot() == before
 
 
+RESTORING = """
+import importlib, sys
+from ntmpatch.patch import Settings, surface
+import ntmpatch
+
+def every_name():
+    seen = {}
+    for module_name in {*surface.STDLIB_MODULES, *surface.GEVENT_MODULES, "gevent.monkey"}:
+        module = sys.modules.get(module_name)
+        if module is not None:
+            seen.update({(module_name, name): id(value) for name, value in vars(module).items()})
+    for module_name, name in surface.REBASED_CLASSES:
+        if module_name in sys.modules:
+            seen[module_name, name, "bases"] = getattr(sys.modules[module_name], name).__bases__
+    seen["finders"] = list(sys.meta_path)
+    if "gevent.monkey" in sys.modules:
+        seen["gevent"] = list(sys.modules["gevent.events"].subscribers)
+        for module, items in sys.modules["gevent.monkey"].saved.items():
+            seen.update({("saved", module, name): id(value) for name, value in items.items()})
+    return seen
+
+def patch():
+    ntmpatch.patch_all(gevent=False, settings=Settings("nowhere", (), ("198.18.0.0/15",)))
+
+import socket, ssl
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param("before = every_name(); patch(); during = every_name()", id="alone"),
+        pytest.param(
+            "for name in surface.GEVENT_MODULES: importlib.import_module(name)\n"
+            "before = every_name(); patch(); during = every_name()",
+            id="beside-gevent",
+        ),
+        pytest.param(
+            "from gevent import monkey; monkey.patch_all()\n"
+            "for name in surface.GEVENT_MODULES: importlib.import_module(name)\n"
+            "before = every_name(); patch(); during = every_name()",
+            id="after-gevent",
+        ),
+        pytest.param(
+            "before = every_name(); patch(); during = every_name()\n"
+            "ntmpatch.unpatch_all(); patch()",
+            id="twice",
+        ),
+    ],
+)
+def test_unpatching_restores_every_listed_name(code):
+    check = "\nntmpatch.unpatch_all()\nassert every_name() == before != during"
+    subprocess.run([sys.executable, "-c", RESTORING + code + check], check=True, timeout=60)
+
+
+def test_unpatching_leaves_what_gevent_alone_would_have_made():
+    code = (
+        RESTORING
+        + """
+system = {name: getattr(socket, name) for name in ("socket", *surface.LOOKUPS)}
+patch()
+from gevent import monkey
+monkey.patch_all()
+assert socket.socket.__mro__[1].__name__ == "EntryPoints"
+ntmpatch.unpatch_all()
+import gevent.socket
+for name, value in system.items():
+    assert getattr(socket, name) is getattr(gevent.socket, name), name
+    assert monkey.get_original("socket", name) is value, name
+"""
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_ordinary_sockets_have_the_systems_own_methods(nodes):
     system = socket.socket
     ntmpatch.patch_all(gevent=False, settings=nodes.settings("a"))
