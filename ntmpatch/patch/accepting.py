@@ -7,7 +7,7 @@ import array
 import errno
 from typing import TYPE_CHECKING, Any
 
-from ntmpatch.patch import classes, node, table, turning, waiting
+from ntmpatch.patch import classes, node, options, table, turning, waiting
 from ntmpatch.patch.addressing import format_address
 from ntmpatch.patch.classes import register_mixin
 from ntmpatch.patch.kinds import Kind
@@ -75,6 +75,7 @@ class ListeningSocket(BoundSocket):
         fds.frombytes(ancillary[0][2])
         fd = fds[0]
         table.put_accepted(state, fd, id_, own, remote)
+        _inherit(fd, state)
         return fd, format_address(state.family, remote)
 
     def listen(self, *backlog: int) -> None:
@@ -99,6 +100,14 @@ class ListeningSocket(BoundSocket):
 
     def _ntm_connect(self, address: Any) -> int:  # noqa: ARG002
         return errno.EISCONN
+
+
+def _inherit(fd: int, listener: State) -> None:
+    """Options of a listener are those of what it accepts."""
+    if listener.options:
+        near = _socket.socket(fileno=fd)
+        options.apply_to_pair(near, listener.options)
+        near.detach()
 
 
 def _accept_real(real: _socket.socket) -> tuple[int, Any]:

@@ -43,6 +43,9 @@ class EntryPoints(_Base):
     ) -> None:
         if fileno is None or not node.current.is_enabled:
             super().__init__(family, type, proto, fileno)
+            known = sys.modules.get("ntmpatch.patch.table")
+            if known is not None:
+                known.vacate(self.fileno())
             return
         from ntmpatch.patch import classes, table  # noqa: PLC0415  # see the module's docstring
 

@@ -101,7 +101,10 @@ def make_lookups(
     def getnameinfo(sockaddr: Any, flags: int) -> tuple[str, str]:
         packed = _virtual(sockaddr[0]) if isinstance(sockaddr, tuple) and sockaddr else None
         if packed is None:
-            return system_getnameinfo(sockaddr, flags)  # type: ignore[no-any-return]  # as it came
+            try:
+                return system_getnameinfo(sockaddr, flags)  # type: ignore[no-any-return]  # as it came
+            finally:
+                del sockaddr  # a traceback that is kept must not keep the argument, as C's does not
         host, service = _socket.getnameinfo(
             sockaddr, (flags | _socket.NI_NUMERICHOST) & ~_socket.NI_NAMEREQD
         )

@@ -38,13 +38,16 @@ KEPT_BY_THE_PAIR: Final = frozenset(
 )
 """Options that the kernel must apply to the near end itself."""
 
+SEND_BUFFER: Final = (_SOL_SOCKET, _socket.SO_SNDBUF)
+RECEIVE_BUFFER: Final = (_SOL_SOCKET, _socket.SO_RCVBUF)
+
 _CARRIED: Final[tuple[OptionKey, ...]] = (
     REUSE_ADDRESS,
     REUSE_PORT,
     (_SOL_SOCKET, _socket.SO_KEEPALIVE),
     (_SOL_SOCKET, _socket.SO_BROADCAST),
-    (_SOL_SOCKET, _socket.SO_RCVBUF),
-    (_SOL_SOCKET, _socket.SO_SNDBUF),
+    RECEIVE_BUFFER,
+    SEND_BUFFER,
     LINGER,
     *KEPT_BY_THE_PAIR,
 )
@@ -57,7 +60,9 @@ _CARRIED_TCP: Final[tuple[OptionKey, ...]] = (
     (_TCP, _socket.TCP_USER_TIMEOUT),
 )
 
-_FOR_THE_NODE: Final = frozenset({(_SOL_SOCKET, _socket.SO_KEEPALIVE), LINGER, *_CARRIED_TCP})
+_FOR_THE_NODE: Final = frozenset(
+    {(_SOL_SOCKET, _socket.SO_KEEPALIVE), LINGER, RECEIVE_BUFFER, SEND_BUFFER, *_CARRIED_TCP}
+)
 """What changes how the stack behaves."""
 
 _scratch: dict[tuple[int, int, int], _socket.socket] = {}
@@ -93,6 +98,16 @@ def snapshot(
             if not is_default:
                 found[key] = value
     return found
+
+
+def apply_to_pair(near: _socket.socket, kept: dict[OptionKey, OptionValue]) -> None:
+    """Give the near end what the kernel must heed itself: time-outs, and the size to send."""
+    for key in KEPT_BY_THE_PAIR:
+        if key in kept:
+            near.setsockopt(*key, kept[key])
+    size = kept.get(SEND_BUFFER)
+    if isinstance(size, int):
+        near.setsockopt(*SEND_BUFFER, size // 2)  # the kernel doubles what it is told
 
 
 def for_the_node(

@@ -18,56 +18,87 @@ if TYPE_CHECKING:
     from ntmpatch.patch.table import State
 
 
+_HOW = (_socket.SHUT_RD, _socket.SHUT_WR, _socket.SHUT_RDWR)
+
+
 class StreamSocket(VirtualSocket):
-    """An established connection. End of file and EPIPE may stand for an error of the stack."""
+    """An established connection. End of file and EPIPE may stand for an error of the stack.
+
+    Urgent data (MSG_OOB) go in line, as RFC 6093 section 4 would have them read; the pair's own
+    notion of them would take a byte out of the stream.
+    """
 
     __slots__ = ()
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """As the kernel, with the stack's errno in place of an untimely end of file."""
+        if flags and bufsize:
+            self._ntm_check_flags(flags)
         try:
             data = super().recv(bufsize, flags)
         except ConnectionResetError:
-            self._ntm_reset()
+            data = self._ntm_reset()
         if not data and bufsize:
             self._ntm_ended()
         return data
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """As the kernel."""
+        if flags and (nbytes or len(buffer)):
+            self._ntm_check_flags(flags)
         try:
             size = super().recv_into(buffer, nbytes, flags)
         except ConnectionResetError:
-            self._ntm_reset()
+            size = len(self._ntm_reset())
         if not size and (nbytes or len(buffer)):
             self._ntm_ended()
         return size
 
     def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, Any]:
         """As the kernel: TCP tells no address here."""
-        return self.recv(bufsize, flags), None
+        if flags:
+            self._ntm_check_flags(flags)
+        try:
+            data, _ = super().recvfrom(bufsize, flags)
+        except ConnectionResetError:
+            data = self._ntm_reset()
+        if not data and bufsize:
+            self._ntm_ended()
+        return data, None
 
     def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
         """As the kernel."""
-        return self.recv_into(buffer, nbytes, flags), None
+        if flags:
+            self._ntm_check_flags(flags)
+        try:
+            size, _ = super().recvfrom_into(buffer, nbytes, flags)
+        except ConnectionResetError:
+            size = len(self._ntm_reset())
+        if not size and (nbytes or len(buffer)):
+            self._ntm_ended()
+        return size, None
 
     def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0) -> Any:
         """As the kernel."""
+        if flags:
+            self._ntm_check_flags(flags)
         try:
             result = super().recvmsg(bufsize, ancbufsize, flags)
         except ConnectionResetError:
-            self._ntm_reset()
+            result = self._ntm_reset(), [], 0, None
         if not result[0] and bufsize:
             self._ntm_ended()
         return (*result[:3], None)
 
     def recvmsg_into(self, buffers: Iterable[Any], ancbufsize: int = 0, flags: int = 0) -> Any:
         """As the kernel."""
+        if flags:
+            self._ntm_check_flags(flags)
         targets = list(buffers)
         try:
             result = super().recvmsg_into(targets, ancbufsize, flags)
         except ConnectionResetError:
-            self._ntm_reset()
+            result = len(self._ntm_reset()), [], 0, None
         if not result[0] and any(map(len, targets)):
             self._ntm_ended()
         return (*result[:3], None)
@@ -75,14 +106,14 @@ class StreamSocket(VirtualSocket):
     def send(self, data: Any, flags: int = 0, **timeout: Any) -> int:
         """As the kernel, with the stack's errno in place of EPIPE; gevent's takes a time-out."""
         try:
-            return super().send(data, flags, **timeout)
+            return super().send(data, flags & ~_socket.MSG_OOB, **timeout)
         except BrokenPipeError:
             self._ntm_broken()
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """As the kernel."""
         try:
-            return super().sendall(data, flags)
+            return super().sendall(data, flags & ~_socket.MSG_OOB)
         except BrokenPipeError:
             self._ntm_broken()
 
@@ -93,48 +124,75 @@ class StreamSocket(VirtualSocket):
     def sendmsg(
         self, buffers: Iterable[Any], ancdata: Any = (), flags: int = 0, address: Any = None
     ) -> int:
-        """As the kernel; descriptors do not travel over TCP."""
-        if list(ancdata):
-            refuse(errno.EINVAL)
-        del address
+        """As the kernel: ancillary data and an address mean nothing to TCP."""
+        self._ntm_judge_sendmsg(ancdata, flags, address)
         try:
-            return super().sendmsg(buffers, (), flags)
+            return super().sendmsg(buffers, (), flags & ~_socket.MSG_OOB)
         except BrokenPipeError:
             self._ntm_broken()
 
+    def shutdown(self, how: int) -> None:
+        """As the kernel; what has ended is connected no more."""
+        state = state_of(self)
+        if how in _HOW and self._ntm_is_over(state):
+            refuse(errno.ENOTCONN)
+        super().shutdown(how)
+        state.is_shut_for_reading |= how != _socket.SHUT_WR
+        state.is_shut_for_writing |= how != _socket.SHUT_RD
+
+    def _ntm_is_over(self, state: State) -> bool:
+        """Whether both directions have ended, and not by this program alone."""
+        shut_by_us = state.is_shut_for_reading and state.is_shut_for_writing
+        return not shut_by_us and waiting.look(state.fd)[1]
+
+    def getpeername(self) -> Any:
+        """ENOTCONN once both directions have ended, as in Linux."""
+        if self._ntm_is_over(state_of(self)):
+            refuse(errno.ENOTCONN)
+        return super().getpeername()
+
+    def _ntm_check_flags(self, flags: int) -> None:
+        """Refuse what the pair takes for something else than TCP does."""
+        state_of(self)
+        if flags & _socket.MSG_ERRQUEUE:
+            refuse(errno.EAGAIN)  # nothing is in it
+        if flags & _socket.MSG_OOB:
+            refuse(errno.EINVAL)  # all is in line
+
     # ---------------------------------------------------------------- why the bytes stopped
 
+    def _ntm_pending(self, state: State) -> int:
+        """The errno that ended the connection and was not told yet; the node is asked once."""
+        if not state.told and waiting.look(state.fd)[1]:
+            state.told = True
+            state.error = turning.outcome(state)
+        return state.error
+
     def _ntm_ended(self) -> None:
-        """End of file: in order if the near end is still connected, else ask for an errno."""
+        """End of file: in order if the near end is still connected, else there may be an errno."""
         state = state_of(self)
-        if state.told or not waiting.look(state.fd)[1]:
-            return
-        state.told = True
-        error = turning.outcome(state)
-        if error:
+        error = self._ntm_pending(state)
+        # EPIPE: the far end had ended its stream before, so as in Linux that is what is read.
+        if error and error != errno.EPIPE:
+            state.error = 0
             refuse(error)
 
-    def _ntm_reset(self) -> NoReturn:
+    def _ntm_reset(self) -> bytes:
         """The node closed with data unread, so the kernel says ECONNRESET: maybe it was not."""
         state = state_of(self)
-        error = 0 if state.told else turning.outcome(state)
-        state.told = True
-        refuse(error or errno.ECONNRESET)
+        if not state.told and not self._ntm_pending(state):
+            refuse(errno.ECONNRESET)
+        return b""
 
     def _ntm_broken(self) -> NoReturn:
         """EPIPE: the first time after an error Linux tells the error."""
         state = state_of(self)
-        error = 0
-        if not state.told and waiting.look(state.fd)[1]:
-            state.told = True
-            error = turning.outcome(state)
+        error, state.error = self._ntm_pending(state), 0
         refuse(error or errno.EPIPE)
 
     def _ntm_take_error(self, state: State) -> int:
-        if state.told or not waiting.look(state.fd)[1]:
-            return 0
-        state.told = True
-        return turning.outcome(state)
+        error, state.error = self._ntm_pending(state), 0
+        return error
 
 
 class ConnectingSocket(StreamSocket):

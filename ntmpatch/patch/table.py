@@ -52,6 +52,11 @@ class State:
     """connect() failed: the socket may be used again."""
     prefers_real: bool = False
     """Which of two networks is asked first, turn about."""
+    is_shut_for_reading: bool = False
+    is_shut_for_writing: bool = False
+    """By this program, with ``shutdown``."""
+    remarks: int = 0
+    """Of connected UDP: empty records in the queue that stand for errors told already."""
     told: bool = False
     """What ended the connection was told to the application."""
     owner: weakref.ref[Any] | None = None
@@ -85,20 +90,6 @@ def held_descriptors() -> Container[int]:
     }
 
 
-def get_owned(fd: int, owner: object) -> State | None:
-    """The state of ``owner``, which holds ``fd``; None if it has none.
-
-    One left by a descriptor that was detached and then closed without us (as multiprocessing's
-    connections are) is dropped: its number is used again.
-    """
-    state = _states.get(fd)
-    if state is None or (state.owner is not None and state.owner() is owner):
-        return state
-    remove(fd)
-    state.release()
-    return None
-
-
 def put(state: State) -> None:
     """Enter ``state`` at its descriptor, in place of whatever was there."""
     previous = _states.get(state.fd)
@@ -116,6 +107,13 @@ def remove(fd: int) -> State | None:
     if state is not None:
         _drop_inode(state)
     return state
+
+
+def vacate(fd: int) -> None:
+    """Another socket has this number now: what was there was closed behind its object's back."""
+    state = remove(fd)
+    if state is not None:
+        state.release()
 
 
 def _drop_inode(state: State) -> None:
@@ -159,7 +157,9 @@ def adopt(fd: int, family: int) -> State | None:
             return known
         twin = _by_inode.get(inode)
         if twin is not None:
+            vacate(fd)
             return _twin(twin, fd)
+    vacate(fd)
     if len(watched) == 2:
         return _inherited(fd, watched)
     if family in (_socket.AF_INET, _socket.AF_INET6) and stat.S_ISSOCK(status.st_mode):

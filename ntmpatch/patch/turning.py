@@ -18,9 +18,12 @@ from ntmpatch.patch.kinds import Kind
 from ntmpatch.patch.table import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ntmpatch.patch.options import OptionKey, OptionValue
+
+_MAX_QUEUED = 1024
+"""Datagrams; the pair holds fewer."""
 
 log = logging.getLogger("ntmpatch.patch")
 
@@ -35,12 +38,18 @@ def raw(socket: Any) -> _socket.socket:
     return socket if isinstance(socket, _socket.socket) else socket._sock
 
 
+def require_open(fd: int) -> None:
+    """OSError(EBADF) if the descriptor was closed behind the socket's back.
+
+    Else its number would be the first that is free for what is opened to take its place.
+    """
+    os.fstat(fd)
+
+
 def make_pair(type_: int, kept: dict[OptionKey, OptionValue]) -> tuple[int, int]:
     """Near and far end of a new pair, as descriptors."""
     near, far = _socket.socketpair(_socket.AF_UNIX, type_)
-    for key in options.KEPT_BY_THE_PAIR:
-        if key in kept:
-            near.setsockopt(*key, kept[key])
+    options.apply_to_pair(near, kept)
     return near.detach(), far.detach()
 
 
@@ -136,7 +145,8 @@ def begin_connect(socket: Any, target: Packed) -> State:
 
     c_socket = raw(socket)
     fd, family, proto = c_socket.fileno(), c_socket.family, c_socket.proto
-    bound = table.get_owned(fd, c_socket)
+    require_open(fd)
+    bound = table.get(fd)
     if bound is not None:
         kept, port, bound_id = bound.options, bound.local[1], bound.id
     else:
@@ -229,7 +239,8 @@ def bind_tcp(socket: Any, address: bytes, port: int) -> None:
 
     c_socket = raw(socket)
     fd, family = c_socket.fileno(), c_socket.family
-    if table.get_owned(fd, c_socket) is not None or bound_port(c_socket):
+    require_open(fd)
+    if table.get(fd) is not None or bound_port(c_socket):
         raise os_error(errno.EINVAL)
     kept = options.snapshot(c_socket, family, c_socket.type, c_socket.proto)
     near, far = make_pair(_socket.SOCK_STREAM, kept)
@@ -266,6 +277,7 @@ def bind_tcp(socket: Any, address: bytes, port: int) -> None:
 def listen_bound(socket: Any, state: State, backlog: int) -> None:
     """listen() on a socket that is bound to a virtual address. OSError."""
     check_backlog(backlog)
+    require_open(state.fd)
     address, port = state.local
     id_, near = _listen(
         state.family,
@@ -376,13 +388,17 @@ def bind_udp(
     """Open a UDP socket of the node: bound to ``address`` or connected to ``remote``. OSError."""
     c_socket = raw(socket)
     fd, family = c_socket.fileno(), c_socket.family
-    before = table.get_owned(fd, c_socket)
+    require_open(fd)
+    before = table.get(fd)
     kept = (
         before.options
         if before is not None
         else options.snapshot(c_socket, family, c_socket.type, c_socket.proto)
     )
-    id_, near, local = _bind_udp(family, address, port, kept, remote=remote, bound_id=bound_id)
+    queued = () if before is None or remote is None else _take_queued(c_socket, before)
+    id_, near, local = _bind_udp(
+        family, address, port, kept, remote=remote, bound_id=bound_id, queued=queued
+    )
     state = State(
         Kind.DATAGRAM if remote is None else Kind.CONNECTED,
         fd,
@@ -395,6 +411,9 @@ def bind_udp(
         remote,
         kept,
     )
+    if before is not None:
+        state.remarks = before.remarks
+        state.is_shut_for_writing = before.is_shut_for_writing
     swap(fd, near)
     install(socket, state)
     return state
@@ -447,11 +466,16 @@ def _bind_udp(
     *,
     remote: Packed | None = None,
     bound_id: int = 0,
+    queued: Iterable[bytes] = (),
 ) -> tuple[int, int, Packed]:
-    """Identity, near end and local address of a new UDP socket of the node."""
+    """Identity, near end and local address of a new UDP socket of the node.
+
+    ``queued`` are payloads that the program finds in it, before any other.
+    """
     from ntmpatch.wire.local import BindUdp, Bound  # noqa: PLC0415  # heavy; first use only
 
     near, far = make_pair(_socket.SOCK_SEQPACKET, kept)
+    _queue(far, queued)
     request = BindUdp(
         families_of(family, remote[0] if remote is not None else address, kept),
         address,
@@ -472,6 +496,30 @@ def _bind_udp(
     finally:
         os.close(far)
     return bound.id, near, (bound.address or address or wildcard_of(family), bound.port)
+
+
+def _take_queued(c_socket: _socket.socket, state: State) -> list[bytes]:
+    """Payloads that have arrived: as in the kernel they outlive a connect()."""
+    from ntmpatch.wire.local import DATAGRAM_SIZE  # noqa: PLC0415  # heavy; first use only
+
+    near = state.near or c_socket
+    header_size = DATAGRAM_SIZE if state.kind is Kind.DATAGRAM else 0
+    queued: list[bytes] = []
+    with contextlib.suppress(OSError):
+        while len(queued) < _MAX_QUEUED and waiting.is_readable(near.fileno()):
+            record = _socket.socket.recv(near, DATAGRAM_SIZE + 65535, _socket.MSG_DONTWAIT)
+            if not record and waiting.look(near.fileno())[1]:
+                break  # the node has ended
+            queued.append(record[header_size:])
+    return queued
+
+
+def _queue(far: int, payloads: Iterable[bytes]) -> None:
+    end = _socket.socket(fileno=far)
+    with contextlib.suppress(BlockingIOError):
+        for payload in payloads:
+            end.send(payload, _socket.MSG_DONTWAIT)
+    end.detach()
 
 
 # ------------------------------------------------------------------------------- both at once

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import contextlib
 import errno
 import os
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -59,8 +60,6 @@ class VirtualSocket(_Base):
         state = state_of(self)
         if state.remote is None or state.kind is Kind.CONNECTING:
             refuse(errno.ENOTCONN)
-        if state.kind is Kind.STREAM and waiting.look(state.fd)[1]:
-            refuse(errno.ENOTCONN)  # as Linux, once both directions are closed
         return format_address(state.family, state.remote)
 
     # -------------------------------------------------------------------------------- options
@@ -94,7 +93,7 @@ class VirtualSocket(_Base):
         kept = options.check(state.family, state.type, state.proto, key, value, *optlen)
         if state.real is not None:
             state.real.setsockopt(level, optname, value, *optlen)
-        if key in options.KEPT_BY_THE_PAIR:
+        if key in options.KEPT_BY_THE_PAIR or key == options.SEND_BUFFER:
             super().setsockopt(level, optname, value)
         state.options[key] = kept
         if options.is_for_the_node(key):
@@ -118,6 +117,7 @@ class VirtualSocket(_Base):
 
     def bind(self, address: Any) -> None:  # noqa: ARG002  # of the socket's interface
         """A virtual socket is bound."""
+        state_of(self)
         refuse(errno.EINVAL)
 
     def listen(self, *backlog: int) -> None:  # noqa: ARG002
@@ -143,6 +143,7 @@ class VirtualSocket(_Base):
             return error.errno or errno.EIO
 
     def _ntm_connect(self, address: Any) -> int:  # noqa: ARG002
+        state_of(self)
         return errno.EISCONN
 
     # ------------------------------------------------------------------------ copies and ends
@@ -185,6 +186,23 @@ class VirtualSocket(_Base):
         super()._real_close(*arguments)  # type: ignore[misc]  # socket.socket's own hook
         if state is not None:
             state.release()
+
+    def _ntm_judge(self, method: str, *arguments: Any) -> None:
+        """Let the C method say what is wrong with arguments: on a socket that goes nowhere.
+
+        TypeError, ValueError, OverflowError; whether the call would succeed does not matter.
+        """
+        state = state_of(self)
+        judge = options.scratch(state.family, state.type, state.proto)
+        with contextlib.suppress(OSError):
+            getattr(judge, method)(*arguments)
+
+    def _ntm_judge_sendmsg(self, ancdata: Any, flags: Any, address: Any) -> None:
+        """As Linux, what cannot be sent here is ignored; what is no message at all is an error."""
+        if ancdata or type(flags) is not int:
+            self._ntm_judge("sendmsg", [], ancdata, flags)
+        if address is not None and type(address) is not tuple:
+            self._ntm_judge("sendmsg", [], (), 0, address)
 
     def _ntm_wait(self, events: int, flags: int, deadline: waiting.Deadline) -> None:
         """After EAGAIN on what lies behind an epoll set: wait, or raise it."""

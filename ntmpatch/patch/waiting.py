@@ -49,6 +49,16 @@ def look(fd: int) -> tuple[bool, bool]:
     return bool(events & select.POLLOUT), bool(events & _HANGUP)
 
 
+def is_readable(fd: int) -> bool:
+    """Whether there is something to read, or the end; returns at once.
+
+    MSG_DONTWAIT does not: with a time-out set, Python waits before it asks the kernel.
+    """
+    poll = _poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def wait_natively(fd: int, events: int, timeout: float | None) -> bool:
     """Wait for READ or WRITE on ``fd``; False after ``timeout`` seconds."""
     poll = _poll()

@@ -106,6 +106,7 @@ class Door:
             local.BindTcp: self.sockets.bind_tcp,
             local.Listen: self.sockets.listen,
             local.BindUdp: self.sockets.bind_udp,
+            local.SendTo: self.sockets.send_to,
             local.SetOption: self.sockets.set_option,
             local.SetBacklog: self.sockets.set_backlog,
             local.Abort: self.sockets.abort,

@@ -52,6 +52,13 @@ class TcpPump:
         """Monotonic seconds, as the stack counts them."""
         return self._host.now()
 
+    def confine(self, connection: TcpConnection, size: int) -> None:
+        """SO_RCVBUF: no more than that is to wait for the program, here and in the stack."""
+        if size < connection.receive_space.size:
+            connection.receive_space.confine(size)
+        if self._far is not None:
+            self._far.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, size)
+
     def attach(self, connection: TcpConnection) -> None:
         """Set the connection; ``connect_tcp`` may have called back before it returned it."""
         self.connection = connection
@@ -173,10 +180,12 @@ class TcpPump:
         self._host.flush()
 
     def _program_closed(self, now: float) -> None:
+        assert self._far is not None
+        left_unread = self._far.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
         self._release()
         if self.connection is None:
             return
-        if self.resets_on_close:
+        if self.resets_on_close or left_unread:
             self.connection.abort(now)
         else:
             self.connection.close(now)

@@ -121,6 +121,11 @@ class UdpPump:
             unknown = error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
             self._drops.drop(Drop.UDP_NO_ADDRESS if unknown else Drop.UDP_NOT_SENT)
 
+    def send_to(self, payload: bytes, remote: tuple[bytes, int]) -> None:
+        """Send to whoever it is; OSError as ``UdpSocket.send_to``."""
+        assert self._socket is not None
+        self._socket.send_to(payload, remote, self._host.now())
+
     def close_if_ended(self) -> None:
         """Without waiting for the loop to tell; what the program sent last is sent."""
         while self._far is not None and is_hung_up(self._far):

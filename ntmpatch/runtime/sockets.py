@@ -302,6 +302,8 @@ class VirtualSockets:
             pump.close()
             raise
         self._datagrams[pump.id] = pump
+        if request.bound_id in self._errors:
+            self._errors[pump.id] = self._errors.pop(request.bound_id)
         self._remember(
             request.inode,
             local.Facts(
@@ -316,6 +318,15 @@ class VirtualSockets:
             ),
         )
         return local.Bound(pump.id, socket.port, socket.address)
+
+    def send_to(self, request: local.SendTo, _fds: list[int]) -> local.Record:
+        """A datagram to another than the peer; rare, and so not worth a header on all others."""
+        pump = self._datagrams.get(request.id)
+        if pump is None:
+            raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN))
+        pump.send_to(request.payload, (request.remote, request.port))
+        self.flush()
+        return local.Done()
 
     # ------------------------------------------------------------------------------ any socket
 

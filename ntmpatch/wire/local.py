@@ -134,6 +134,15 @@ class BindUdp(Record, frozen=True):
     options: tuple[Option, ...] = ()
 
 
+class SendTo(Record, frozen=True):
+    """Send one datagram of a connected UDP socket to somebody else than its peer: ``Done``."""
+
+    id: int
+    remote: bytes
+    port: int
+    payload: bytes
+
+
 class SetOption(Record, frozen=True):
     """Tell the node of a socket option that was set: ``Done``."""
 
@@ -291,6 +300,7 @@ AnyRequest: TypeAlias = (
     | BindTcp
     | Listen
     | BindUdp
+    | SendTo
     | SetOption
     | SetBacklog
     | Abort

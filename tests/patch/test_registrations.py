@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
 import select
 import socket
@@ -133,3 +135,42 @@ def test_asyncio_datagrams_to_a_name_from_an_unbound_endpoint():
         server.close()
 
     asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def connect_in_background(client, address):
+    with contextlib.suppress(BlockingIOError):
+        client.connect(address)
+
+
+def test_a_connection_made_anew_after_a_failure_is_seen():
+    with socket.socket() as taken, socket.socket() as client, select.epoll() as poller:
+        taken.bind(("a.home.example", 0))
+        client.setblocking(False)
+        connect_in_background(client, taken.getsockname())
+        poller.register(client.fileno(), select.EPOLLOUT)
+        assert poller.poll(5)
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+        taken.listen()
+        connect_in_background(client, taken.getsockname())
+        assert poller.poll(5) == [(client.fileno(), select.EPOLLOUT)]
+        assert client.getpeername() == taken.getsockname()
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_udp_socket_that_turns_virtual_by_sending_is_seen(bound):
+    with (
+        socket.socket(type=socket.SOCK_DGRAM) as server,
+        socket.socket(type=socket.SOCK_DGRAM) as client,
+        select.epoll() as poller,
+    ):
+        server.bind(("a.home.example", 0))
+        client.setblocking(False)
+        if bound:
+            client.bind(("", 0))
+        poller.register(client.fileno(), select.EPOLLIN)
+        client.sendto(b"question", server.getsockname())
+        data, address = server.recvfrom(100)
+        assert data == b"question"
+        server.sendto(b"answer", address)
+        assert poller.poll(5) == [(client.fileno(), select.EPOLLIN)]
+        assert client.recv(100) == b"answer"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _socket
+import contextlib
 import errno
 import multiprocessing
 import os
@@ -468,6 +470,87 @@ def test_nothing_is_left_behind(server, nodes):
         k: (v.connection.remote, v.is_pending, v._finished_reading)
         for k, v in nodes.doors["a"].sockets._streams.items()
     }
+
+
+def test_urgent_data_are_in_line(pair):
+    """The pair of the kernel has a notion of its own, by which a byte would be missing."""
+    client, connection = pair
+    assert client.send(b"before", socket.MSG_OOB) == 6
+    client.sendall(b"-urgent-", socket.MSG_OOB)
+    client.sendmsg([b"behind"], (), socket.MSG_OOB)
+    client.shutdown(socket.SHUT_WR)
+    assert receive_all(connection) == b"before-urgent-behind"
+
+
+def test_a_program_that_asks_for_a_small_receive_buffer_has_less_under_way(server):
+    """Before connecting: a window that was told cannot be taken back."""
+
+    def room():
+        with socket.create_connection(server.getsockname()) as client:
+            connection, _ = server.accept()
+            with connection:
+                client.settimeout(0.3)
+                sent = 0
+                with contextlib.suppress(TimeoutError):
+                    while True:
+                        sent += client.send(bytes(4096))
+                return sent
+
+    usual = room()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    assert room() < usual - 200_000
+
+
+def test_the_size_to_send_is_the_pair_s(server):
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        client.connect(server.getsockname())
+        for size in (8192, 20_000):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+            assert client.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * size
+            near = _socket.socket.getsockopt(client, socket.SOL_SOCKET, socket.SO_SNDBUF)
+            assert near == 2 * size
+
+
+def test_a_descriptor_closed_behind_the_back_is_bad(patched):  # noqa: ARG001  # for its effect
+    for use in (lambda each: each.listen(), lambda each: each.connect(("b.home.example", 80))):
+        bound = socket.socket()
+        bound.bind(("a.home.example", 0))
+        os.close(bound.fileno())
+        with pytest.raises(OSError, match="Bad file") as caught:
+            use(bound)
+        assert caught.value.errno == errno.EBADF
+        bound.detach()
+
+
+def test_a_descriptor_closed_behind_the_back_leaves_nothing_to_its_successor(server):
+    """As programs do that close all they have inherited, by number."""
+    gone = socket.create_connection(server.getsockname())
+    fd = gone.fileno()
+    os.close(fd)
+    with socket.socket() as successor:
+        assert successor.fileno() == fd
+        successor.bind(("a.home.example", 0))
+        successor.listen()
+        assert successor.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        gone.detach()
+
+
+@pytest.mark.parametrize("type_", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_what_is_no_message_is_refused_as_by_the_kernel(server, type_):
+    with socket.socket(type=type_) as client:
+        client.connect(server.getsockname())
+        for arguments in (
+            (b"not in a list",),
+            ([object()],),
+            ([b"x"], object()),
+            ([b"x"], [(0, 0)]),
+            ([b"x"], [], object()),
+            ([b"x"], [], 0, object()),
+        ):
+            with pytest.raises(TypeError):
+                client.sendmsg(*arguments)
+        assert client.sendmsg([b"x"], [(socket.SOL_SOCKET, 99, b"")]) == 1
 
 
 @pytest.mark.parametrize("use", ["connect", "bind", "bind-udp"])

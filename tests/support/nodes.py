@@ -97,7 +97,7 @@ class Service:
         if name == f"later.{DOMAIN}":
             raise NameLookupError(socket.EAI_AGAIN)
         for service in self.nodes.services.values():
-            if service.fqdn == name:
+            if service.fqdn == name or self.nodes.aliases.get(name) is service:
                 return local.Resolved(service.ipv4, service.ipv6, name)
         raise NameLookupError(socket.EAI_NONAME)
 
@@ -121,6 +121,8 @@ class Nodes:
         self.directory = directory
         self.names = names
         self.services = {}
+        self.aliases = {}
+        """Further names of services."""
         self.doors = {}
         self.thread = HubThread(setup=self._open, teardown=self._close)
         self.thread.start()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 from stack_books import check_books
-from stack_model import End, Wire
+from stack_model import End, Wire, stream
 
 from ntmpatch.packet.stack import Claim, TcpConnection
 from ntmpatch.packet.stack.tcp.connection import Timer
@@ -59,6 +59,25 @@ def test_a_program_leaves_while_it_is_given_what_has_waited(action: str) -> None
     server.reactions["deliver"] = action
     server.act("resume")
     client.act("close")
+    ended_well(wire, client, server)
+
+
+def test_a_program_asks_for_more_while_it_is_given_what_has_waited() -> None:
+    wire, client, server = converse()
+    server.take_limit = 0
+    for _ in range(3):
+        wire.exchange(2)
+        client.act("write", 500)
+    wire.exchange(2)
+    server.take_limit = 4000
+    server.reactions["deliver"] = "resume"
+    server.act("resume")
+    assert len(server.received) == 4000
+    server.take_limit = None
+    server.act("resume")
+    assert server.received == stream(client.key, 0, 6500)
+    client.act("close")
+    server.act("close")
     ended_well(wire, client, server)
 
 

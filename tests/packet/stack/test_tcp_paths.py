@@ -141,3 +141,19 @@ def test_closing_with_linger_zero_resets() -> None:
     sim.run(1.0)
     assert server.errors == [104]
     assert not sim.a.tcp.connections
+
+
+def test_a_send_buffer_grows_no_further_than_the_program_allows() -> None:
+    """SO_SNDBUF."""
+    sim = StackSim(9)
+    long_fat(sim)
+    client, server = sim.connect()
+    assert client.conn is not None
+    client.conn.set_send_limit(100_000)
+    client.send(bytes(10_000_000), end=True)
+    assert sim.run(1, until=lambda: client.is_established)
+    sim.run(5)
+    assert client.conn.send_buffer.capacity == 100_000
+    assert client.conn.snd_nxt - client.conn.snd_una <= 100_000
+    assert sim.run(100, until=lambda: server.eof)
+    assert len(server.received) == 10_000_000

@@ -178,7 +178,7 @@ TABLE = {
         "ACK": "= - -",
         "ACK of unsent": "= ACK -",
         "old ACK": "= - -",
-        "RST exact": "CLOSED - ECONNRESET",
+        "RST exact": "CLOSED - EPIPE",
         "RST in window": "= ACK -",
         "RST outside": "= - -",
         "data": "= ACK -",

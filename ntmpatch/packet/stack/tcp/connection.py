@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ntmpatch.packet.stack.tcp.autotune import (
     EASY_SIZE,
     INITIAL_SIZE,
+    MAX_SIZE,
     ReceiveSpace,
     without_queue,
 )
@@ -83,6 +84,7 @@ class TcpConnection:
         "first_timeout_at",
         "handler",
         "irs",
+        "is_delivering",
         "iss",
         "keepalive",
         "last_acked",
@@ -111,6 +113,7 @@ class TcpConnection:
         "segments_received",
         "segments_sent",
         "send_buffer",
+        "send_limit",
         "service",
         "small_end",
         "snd_nxt",
@@ -173,6 +176,8 @@ class TcpConnection:
         self.snd_wl2 = 0
         self.snd_scale = 0
         self.send_buffer = SendBuffer(service.rings)
+        self.send_limit = MAX_SIZE
+        """See ``set_send_limit``."""
         self.small_end = 0
         """Of the latest segment that was not full."""
         self.fin_seq: int | None = None
@@ -191,6 +196,8 @@ class TcpConnection:
         self.waiting: deque[bytes] | None = None
         """In-order data that the program has not taken."""
         self.waiting_size = 0
+        self.is_delivering = False
+        """What waits is being handed to the program, which may call from within."""
         self.reassembly = Reassembly()
         self.fin_received: int | None = None
         self.eof_told = False
@@ -270,15 +277,18 @@ class TcpConnection:
         Past ``EASY_SIZE`` only as far as that is for the length of the path, not for a queue.
         """
         buffer = self.send_buffer
+        if buffer.capacity >= self.send_limit:
+            return False
         if buffer.capacity < INITIAL_SIZE:
-            buffer.grow(INITIAL_SIZE)
+            buffer.grow(min(INITIAL_SIZE, self.send_limit))
             return True
         wanted = 2 * self.congestion.cwnd
         if buffer.capacity >= EASY_SIZE and self.rtt.srtt:
             wanted = int(wanted * without_queue(self.rtt.min_rtt, self.rtt.srtt))
         if buffer.capacity >= wanted:
             return False
-        capacity = self.service.budget.grow(buffer.capacity, 2 * buffer.capacity)
+        size = min(2 * buffer.capacity, self.send_limit)
+        capacity = self.service.budget.grow(buffer.capacity, size)
         if capacity == buffer.capacity:
             return False
         buffer.grow(capacity)
@@ -291,7 +301,7 @@ class TcpConnection:
         self.service.wake(self)
 
     def resume(self, now: float) -> None:
-        """The handler can take data again."""
+        """The handler can take data again; from within ``deliver`` this means nothing."""
         self.service.deliver_waiting(self, now)
 
     def shutdown_write(self, now: float) -> None:
@@ -364,6 +374,10 @@ class TcpConnection:
         """TCP_USER_TIMEOUT: how long what was sent may stay unacknowledged; None: as RFC 1122."""
         del now
         self.user_timeout = seconds or None
+
+    def set_send_limit(self, size: int) -> None:
+        """SO_SNDBUF: bytes that may wait to be sent or acknowledged; room there is stays."""
+        self.send_limit = size
 
     def set_linger(self, seconds: float | None) -> None:
         """SO_LINGER: with 0, ``close`` resets; a wait is the caller's; None turns it off."""

@@ -266,6 +266,8 @@ def _reset(conn: TcpConnection, service: TcpService) -> None:
         service.finish(conn, 0)  # the listener never hears of it
     elif conn.state is State.SYN_RECEIVED:
         service.finish(conn, errno.ECONNREFUSED)
+    elif conn.state is State.CLOSE_WAIT:
+        service.finish(conn, errno.EPIPE)  # as Linux: all there was to read has come
     else:
         service.finish(conn, errno.ECONNRESET)
 

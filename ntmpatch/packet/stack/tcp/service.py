@@ -358,11 +358,15 @@ class TcpService:
     def deliver_waiting(self, conn: TcpConnection, now: float) -> None:
         """The handler can take data again: hand over what waits, and open the window."""
         handler = conn.handler
-        if conn.waiting is None or handler is None or conn.abandoned:
+        if conn.waiting is None or handler is None or conn.abandoned or conn.is_delivering:
             return
         before = conn.receive_window()
         queue = conn.waiting
-        taken = handler.deliver([memoryview(piece) for piece in queue]) if queue else 0
+        conn.is_delivering = True
+        try:
+            taken = handler.deliver([memoryview(piece) for piece in queue])
+        finally:
+            conn.is_delivering = False
         if conn.waiting is not queue:  # the program has left meanwhile
             return
         conn.waiting_size -= taken
