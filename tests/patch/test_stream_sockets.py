@@ -15,6 +15,7 @@ import sys
 import threading
 
 import pytest
+from descriptors import socket_at
 
 pytestmark = pytest.mark.usefixtures("patched")
 
@@ -528,8 +529,7 @@ def test_a_descriptor_closed_behind_the_back_leaves_nothing_to_its_successor(ser
     gone = socket.create_connection(server.getsockname())
     fd = gone.fileno()
     os.close(fd)
-    with socket.socket() as successor:
-        assert successor.fileno() == fd
+    with socket_at(fd) as successor:
         successor.bind(("a.home.example", 0))
         successor.listen()
         assert successor.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
@@ -561,8 +561,7 @@ def test_number_of_a_connection_that_was_detached_and_closed_is_used_again(serve
         os.close(detached)
         assert connection.recv(1) == b""
     kind = socket.SOCK_DGRAM if use == "bind-udp" else socket.SOCK_STREAM
-    with socket.socket(socket.AF_INET, kind) as another:
-        assert another.fileno() == detached
+    with socket_at(detached, kind) as another:
         if use == "connect":
             another.connect(server.getsockname())
             assert another.getpeername() == server.getsockname()
