@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import threading
+import types
 
 import pytest
 from descriptors import socket_at
@@ -551,6 +552,14 @@ def test_what_is_no_message_is_refused_as_by_the_kernel(server, type_):
             with pytest.raises(TypeError):
                 client.sendmsg(*arguments)
         assert client.sendmsg([b"x"], [(socket.SOL_SOCKET, 99, b"")]) == 1
+
+
+def test_sockets_are_made_while_another_thread_makes_the_first_virtual_one(monkeypatch):
+    """That thread is importing the table, and has got as far as nothing."""
+    name = "ntmpatch.patch.table"
+    monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    with socket.socket() as ordinary:
+        assert ordinary.getsockname() == ("0.0.0.0", 0)
 
 
 @pytest.mark.parametrize("use", ["connect", "bind", "bind-udp"])
