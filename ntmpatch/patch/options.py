@@ -24,6 +24,12 @@ LINGER: Final = (_SOL_SOCKET, _socket.SO_LINGER)
 REUSE_ADDRESS: Final = (_SOL_SOCKET, _socket.SO_REUSEADDR)
 REUSE_PORT: Final = (_SOL_SOCKET, _socket.SO_REUSEPORT)
 INFO: Final = (_TCP, _socket.TCP_INFO)
+OF_THE_PATH: Final[dict[OptionKey, int]] = {
+    (_TCP, _socket.TCP_MAXSEG): 16,  # tcpi_snd_mss
+    (_socket.IPPROTO_IP, 14): 60,  # IP_MTU: tcpi_pmtu
+    (_socket.IPPROTO_IPV6, 24): 60,  # IPV6_MTU
+}
+"""What a connection's path decides: where it stands in TCP_INFO, as 32 bits."""
 V6ONLY: Final = (_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY)
 
 _SIZES: Final[dict[OptionKey, int]] = {
@@ -128,12 +134,12 @@ def check(
     """Set an option on a fresh kernel socket and read it back; OSError and TypeError as Linux's."""
     with contextlib.closing(_socket.socket(family, type_, proto)) as judge:
         judge.setsockopt(*key, value, *length)  # type: ignore[call-overload]  # judged by the call
-        if isinstance(value, int):
-            return judge.getsockopt(*key)
         try:
+            if isinstance(value, int):
+                return judge.getsockopt(*key)
             return judge.getsockopt(*key, len(value))  # type: ignore[arg-type]  # a buffer by now
-        except (OSError, TypeError):
-            return bytes(value)  # type: ignore[call-overload, no-any-return]  # cannot be read back
+        except (OSError, TypeError):  # cannot be read back
+            return value if isinstance(value, int) else bytes(value)  # type: ignore[call-overload]  # a buffer by now
 
 
 def as_asked(value: OptionValue, size: int | None) -> OptionValue:

@@ -73,6 +73,10 @@ class VirtualSocket(_Base):
             return options.as_asked(self._ntm_take_error(state), size)
         if key == options.INFO and state.kind in (Kind.STREAM, Kind.CONNECTING):
             return options.as_asked(self._ntm_info(state), size)
+        is_of_family = level != _socket.IPPROTO_IPV6 or state.family == _socket.AF_INET6
+        if key in options.OF_THE_PATH and state.kind is Kind.STREAM and is_of_family:
+            at = options.OF_THE_PATH[key]
+            return options.as_asked(self._ntm_info(state)[at : at + 4], size)
         if key == _LISTENING:
             return options.as_asked(int(state.kind is Kind.LISTENER), size)
         if key in _IDENTITY:
@@ -90,6 +94,8 @@ class VirtualSocket(_Base):
 
         state = state_of(self)
         key = (level, optname)
+        if key == options.V6ONLY and state.family == _socket.AF_INET6:
+            refuse(errno.EINVAL)  # it is bound
         kept = options.check(state.family, state.type, state.proto, key, value, *optlen)
         if state.real is not None:
             state.real.setsockopt(level, optname, value, *optlen)

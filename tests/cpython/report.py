@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections import Counter
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -159,17 +160,16 @@ def section(rows: list[Row], explained: dict[str, list[str]]) -> str:
     """This version's part of the document."""
     text = HEADING + "\n" + COLUMNS + "\n".join(row.line() for row in rows) + "\n"
     for why, tests in sorted(explained.items()):
-        names = sorted({_short(test) for test in tests})
-        text += (
-            f"\n{len(tests)} failed: {why}\n\n" + "\n".join(f"- {name}" for name in names) + "\n"
-        )
+        classes = Counter(_class_of(test) for test in tests)
+        listed = "\n".join(f"- {name}: {count}" for name, count in sorted(classes.items()))
+        text += f"\n{len(tests)} failed: {why}\n\n{listed}\n"
     return text
 
 
-def _short(test: str) -> str:
-    """Module and class, where a class fails for one reason as a whole; else all of the name."""
-    parts = test.removeprefix("test.").split(".")
-    return f"`{'.'.join(parts)}`"
+def _class_of(test: str) -> str:
+    """Module and class; one that fails alone with its own name."""
+    *path, name = test.removeprefix("test.").split(".")
+    return f"`{'.'.join(path)}`" if len(path) > 1 else f"`{'.'.join([*path, name])}`"
 
 
 def write(text: str) -> None:

@@ -156,6 +156,8 @@ def run(module: str, only: list[str]) -> Result:
     from test import support  # noqa: PLC0415 (behind the patching)
 
     support.use_resources = {"cpu": None, "walltime": None}
+    if module == "test.test_socketserver":
+        support.use_resources["network"] = None  # by which it means the loopback interface
     support.verbose = 0
     signal.signal(signal.SIGALRM, _interrupt)
     if only:

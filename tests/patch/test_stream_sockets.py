@@ -577,3 +577,17 @@ def test_number_of_a_connection_that_was_detached_and_closed_is_used_again(serve
         else:
             another.bind(("198.18.0.1", 0))
             assert another.getsockname()[0] == "198.18.0.1"
+
+
+def test_what_the_path_decides_is_told(pair):
+    client, _ = pair
+    mtu = client.getsockopt(socket.IPPROTO_IP, 14)  # IP_MTU
+    assert mtu > 1300
+    assert 500 < client.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= mtu - 40
+    with pytest.raises(OSError, match="not supported"):
+        client.getsockopt(socket.IPPROTO_IPV6, 24)  # IPV6_MTU
+
+
+def test_options_that_cannot_be_read_back_can_be_set(pair):
+    client, _ = pair
+    client.setsockopt(socket.SOL_SOCKET, 53, 1)  # SO_CNX_ADVICE
