@@ -43,9 +43,10 @@ class EntryPoints(_Base):
     ) -> None:
         if fileno is None or not node.current.is_enabled:
             super().__init__(family, type, proto, fileno)
-            known = sys.modules.get("ntmpatch.patch.table")
-            if known is not None:
-                known.vacate(self.fileno())
+            # Absent while another thread is importing the module: nothing is in the table then.
+            vacate = getattr(sys.modules.get("ntmpatch.patch.table"), "vacate", None)
+            if vacate is not None:
+                vacate(self.fileno())
             return
         from ntmpatch.patch import classes, table  # noqa: PLC0415  # see the module's docstring
 

@@ -11,6 +11,7 @@ import socket
 import threading
 
 import pytest
+from descriptors import socket_at
 
 pytestmark = pytest.mark.usefixtures("patched")
 
@@ -74,8 +75,7 @@ def test_every_set_is_told_but_none_of_another_file(poller):
         copy = os.dup(number)
         third.register(number, select.EPOLLIN)
         gone.close()
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as port:
-            assert port.fileno() == number
+        with socket_at(number, socket.SOCK_DGRAM) as port:
             port.setblocking(False)
             for each in (poller, second):
                 each.register(port, select.EPOLLIN)

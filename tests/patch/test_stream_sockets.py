@@ -13,8 +13,10 @@ import struct
 import subprocess
 import sys
 import threading
+import types
 
 import pytest
+from descriptors import socket_at
 
 pytestmark = pytest.mark.usefixtures("patched")
 
@@ -528,8 +530,7 @@ def test_a_descriptor_closed_behind_the_back_leaves_nothing_to_its_successor(ser
     gone = socket.create_connection(server.getsockname())
     fd = gone.fileno()
     os.close(fd)
-    with socket.socket() as successor:
-        assert successor.fileno() == fd
+    with socket_at(fd) as successor:
         successor.bind(("a.home.example", 0))
         successor.listen()
         assert successor.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
@@ -553,6 +554,14 @@ def test_what_is_no_message_is_refused_as_by_the_kernel(server, type_):
         assert client.sendmsg([b"x"], [(socket.SOL_SOCKET, 99, b"")]) == 1
 
 
+def test_sockets_are_made_while_another_thread_makes_the_first_virtual_one(monkeypatch):
+    """That thread is importing the table, and has got as far as nothing."""
+    name = "ntmpatch.patch.table"
+    monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    with socket.socket() as ordinary:
+        assert ordinary.getsockname() == ("0.0.0.0", 0)
+
+
 @pytest.mark.parametrize("use", ["connect", "bind", "bind-udp"])
 def test_number_of_a_connection_that_was_detached_and_closed_is_used_again(server, use):
     """As multiprocessing.connection does, which closes the descriptor itself."""
@@ -561,8 +570,7 @@ def test_number_of_a_connection_that_was_detached_and_closed_is_used_again(serve
         os.close(detached)
         assert connection.recv(1) == b""
     kind = socket.SOCK_DGRAM if use == "bind-udp" else socket.SOCK_STREAM
-    with socket.socket(socket.AF_INET, kind) as another:
-        assert another.fileno() == detached
+    with socket_at(detached, kind) as another:
         if use == "connect":
             another.connect(server.getsockname())
             assert another.getpeername() == server.getsockname()

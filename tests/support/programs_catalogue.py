@@ -159,7 +159,7 @@ def _web_server(
     name: str, service: str, *distributions: str, processes: int = 1, notes: str = ""
 ) -> Program:
     client = ("client_stdlib.py", "{name}", "{port}", "{client_ipv4}", str(processes))
-    checks = (
+    checks: tuple[str, ...] = (
         "GET 2 MB",
         "POST 2 MB",
         "an answer in 50 chunks",

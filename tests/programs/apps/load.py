@@ -48,7 +48,7 @@ def work() -> None:
             pid = ask(number)
             with lock:
                 pids[pid] += 1
-        except (OSError, ValueError, http.client.HTTPException) as error:
+        except Exception as error:  # whatever it is, it is one that was lost
             with lock:
                 failed[number] = repr(error)
         quarter, rest = divmod(next(done), requests // 4)

@@ -9,7 +9,8 @@ import uvloop
 
 def run(main):
     """In place of asyncio.run(): uvloop.install() would do the same, and warns on Python 3.12."""
-    uvloop.run(main)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
 
 
 asyncio.run = run
