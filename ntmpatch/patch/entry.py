@@ -48,14 +48,14 @@ class EntryPoints(_Base):
             if vacate is not None:
                 vacate(self.fileno())
             return
-        from ntmpatch.patch import classes, table  # noqa: PLC0415  # see the module's docstring
+        from ntmpatch.patch import table  # noqa: PLC0415  # see the module's docstring
 
         state = table.adopt(fileno, family)
         if state is None:
             super().__init__(family, type, proto, fileno)
             return
-        load()
-        from ntmpatch.patch import turning  # noqa: PLC0415  # is loaded by now
+        node.load()
+        from ntmpatch.patch import classes, turning  # noqa: PLC0415  # is loaded by now
 
         with turning.posing_as_socket(state, fileno):
             super().__init__(state.family, state.type, state.proto, fileno)
@@ -94,7 +94,7 @@ class EntryPoints(_Base):
         if target is None:
             super().bind(address)
             if self._ntm_serves_both(_socket.SOCK_DGRAM):
-                load()
+                node.load()
                 from ntmpatch.patch import choosing, turning  # noqa: PLC0415  # is loaded by now
 
                 if address[1]:
@@ -102,7 +102,7 @@ class EntryPoints(_Base):
                 else:
                     choosing.bind_udp_wildcard(self)
             elif self._ntm_serves_both(_socket.SOCK_STREAM) and not address[1]:
-                load()
+                node.load()
                 from ntmpatch.patch import choosing  # noqa: PLC0415  # rarely needed
 
                 choosing.settle_tcp(self)
@@ -121,7 +121,7 @@ class EntryPoints(_Base):
         """On the wildcard, listen on the virtual network as well."""
         super().listen(*backlog)
         if self._ntm_serves_both(_socket.SOCK_STREAM):
-            load()
+            node.load()
             from ntmpatch.patch import turning  # noqa: PLC0415  # is loaded by now
 
             turning.listen_wildcard(self, backlog[0] if backlog else _DEFAULT_BACKLOG)
@@ -166,10 +166,7 @@ class EntryPoints(_Base):
             c_socket.type, ()
         ):
             return None
-        target = node.current.target(c_socket.family, address)
-        if target is not None:
-            load()
-        return target
+        return node.current.target(c_socket.family, address)
 
     def _ntm_turn_by_connect(self, target: Packed) -> int:
         from ntmpatch.patch import turning  # noqa: PLC0415  # is loaded by now
@@ -203,8 +200,3 @@ class EntryPoints(_Base):
             raise turning.os_error(errno.ENETUNREACH)
         turning.bind_udp_wildcard(self)
         return not isinstance(self, EntryPoints) or type(self).sendto is not EntryPoints.sendto
-
-
-def load() -> None:
-    """Import what the virtual kinds are made of: each module registers its kinds."""
-    from ntmpatch.patch import accepting, datagram, stream  # noqa: F401, PLC0415  # see above

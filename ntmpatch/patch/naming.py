@@ -183,7 +183,8 @@ def _ipv4_of(resolved: Resolved) -> bytes:
 
 def _name_of(address: bytes) -> str | None:
     """The name of the node with a virtual address; None if nobody knows, or there is no node."""
-    from ntmpatch.wire.local import Named, ReverseResolve  # noqa: PLC0415  # heavy; first use only
+    node.load()
+    from ntmpatch.wire.local import Named, ReverseResolve  # noqa: PLC0415  # is loaded by now
 
     try:
         return node.current.call(ReverseResolve(address), Named).name
@@ -192,7 +193,8 @@ def _name_of(address: bytes) -> str | None:
 
 
 def _gaierror(code: int) -> OSError:
-    from ntmpatch.patch.client import gaierror  # noqa: PLC0415  # heavy; first use only
+    node.load()
+    from ntmpatch.patch.client import gaierror  # noqa: PLC0415  # is loaded by now
 
     return gaierror(code)
 

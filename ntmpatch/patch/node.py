@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket
 import atexit
 import contextlib
+import errno
 import functools
 import ipaddress
 import os
@@ -17,7 +18,7 @@ from ntmpatch.patch.addressing import Packed, pack_host, text_host
 from ntmpatch.patch.settings import Settings, from_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ntmpatch.patch.client import NodeClient
     from ntmpatch.patch.settings import EmbeddedNode
@@ -79,7 +80,8 @@ class ProcessNode:
 
     def _reach(self) -> NodeClient | None:
         """A client of a node that runs: in this process, in the parent, or where one is shared."""
-        from ntmpatch.patch.client import NodeClient, connect_to  # noqa: PLC0415  # heavy; first use
+        load()
+        from ntmpatch.patch.client import NodeClient, connect_to  # noqa: PLC0415  # is loaded by now
 
         if self._embedded is not None:
             with contextlib.suppress(OSError):
@@ -97,7 +99,8 @@ class ProcessNode:
 
         for _ in range(_MAX_STARTS if self.settings.embed is not None else 0):
             assert self.settings.embed is not None
-            self._embedded = self.settings.embed()
+            with _importing("starting the node"):
+                self._embedded = self.settings.embed()
             if self._embedded is not None:
                 _end_with_this_process(self._embedded)
                 return NodeClient(self._embedded.attach)
@@ -262,6 +265,7 @@ class ProcessNode:
         found = self._classify(family, text)
         if found is None:
             return None
+        load()
         if isinstance(found, bytes):
             return found, port
         resolved = self.resolve(found)
@@ -276,8 +280,14 @@ class ProcessNode:
 
     def resolve(self, name: str) -> Resolved:
         """Look a node up; ``socket.gaierror``, with EAI_AGAIN where no node is to be had."""
-        from ntmpatch.patch.client import gaierror  # noqa: PLC0415  # heavy; first use only
-        from ntmpatch.wire.local import Resolve, Resolved  # noqa: PLC0415
+        try:
+            load()
+        except OSError as error:
+            _warn("cannot look up %s: %s", name, error)
+            text = "Temporary failure in name resolution"
+            raise _socket.gaierror(_socket.EAI_AGAIN, text) from error
+        from ntmpatch.patch.client import gaierror  # noqa: PLC0415  # is loaded by now
+        from ntmpatch.wire.local import Resolve, Resolved  # noqa: PLC0415  # as above
 
         try:
             resolved = self.call(Resolve(name), Resolved)
@@ -293,6 +303,41 @@ class ProcessNode:
 _disabled = Settings()
 current = ProcessNode(_disabled)
 """Replaced by ``configure``; disabled until then."""
+
+
+_is_loaded = False
+_under_way: set[str] = set()
+"""What some thread is importing for us at this moment."""
+_interrupted: frozenset[str] = frozenset()
+"""What some thread of the parent was importing for us when this process was forked from it. Python
+has no way to go on with that: a second import waits for the end of the first, for ever."""
+
+
+@contextlib.contextmanager
+def _importing(what: str) -> Iterator[None]:
+    """Around imports; OSError(ENETDOWN) where they would never return."""
+    if what in _interrupted:
+        raise OSError(errno.ENETDOWN, f"forked while another thread was {what}")
+    _under_way.add(what)
+    try:
+        yield
+    finally:
+        _under_way.discard(what)
+
+
+def load() -> None:
+    """Import what virtual sockets are made of: each module registers its kinds. OSError."""
+    global _is_loaded  # noqa: PLW0603  # once a process
+    if not _is_loaded:
+        with current.lock, _importing("loading virtual sockets"):
+            from ntmpatch.patch import (  # noqa: F401, PLC0415  # heavy; first use only
+                accepting,
+                client,
+                datagram,
+                passing,
+                stream,
+            )
+        _is_loaded = True
 
 
 def _warn(message: str, *arguments: object) -> None:
@@ -335,26 +380,14 @@ def _end_embedded() -> None:
         _to_end.pop().stop(quietly=len(threads) > 1)
 
 
-_forking: list[Any] = []
-
-
-def _before_fork() -> None:
-    """Nobody else is in the middle of starting the node: a child could not go on with it."""
-    lock = current.lock
-    lock.acquire()
-    _forking.append(lock)
-
-
-def _forked_here() -> None:
-    _forking.pop().release()
-
-
 def _forked() -> None:
-    _forking.clear()
+    global _interrupted  # noqa: PLW0603  # of this process
+    _interrupted = frozenset(_under_way)
+    _under_way.clear()
     _to_end.clear()
     current.forked()
 
 
 # Handlers run last in, first out: those that the program registers may still use its sockets.
 atexit.register(_end_embedded)
-os.register_at_fork(before=_before_fork, after_in_parent=_forked_here, after_in_child=_forked)
+os.register_at_fork(after_in_child=_forked)

@@ -34,14 +34,12 @@ def reduce_socket(socket: Any, state: State) -> tuple[Any, ...]:
 def _rebuild(real_handle: Any, near_handle: Any, facts: tuple[Any, ...]) -> Any:
     import socket  # noqa: PLC0415  # in there is the class to make, at this moment
 
-    from ntmpatch.patch import entry  # noqa: PLC0415  # it imports what this module does
-
     real = socket.socket(fileno=real_handle.detach())
     near_fd = near_handle.detach()
     if not node.current.is_enabled:
         _socket.close(near_fd)
         return real  # without a node it serves the real network
-    entry.load()
+    node.load()
     kind, id_, inode, local, kept = facts
     turning.combine(real, Kind(kind), id_=id_, near=near_fd, local=local, kept=kept)
     state = table.get(real.fileno())

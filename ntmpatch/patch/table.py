@@ -233,7 +233,8 @@ def _foreign(fd: int, family: int, inode: int) -> State | None:
     """A descriptor that came from another process: the node knows what it is."""
     if not _is_in_a_pair(fd):
         return None
-    from ntmpatch.wire.local import Describe, Facts  # noqa: PLC0415  # heavy; first use only
+    node.load()
+    from ntmpatch.wire.local import Describe, Facts  # noqa: PLC0415  # is loaded by now
 
     try:
         facts = node.current.ask(Describe(inode), Facts)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ntmpatch.runtime.forking import own, release
 from ntmpatch.runtime.options import KEEPALIVE_DEFAULTS
-from ntmpatch.runtime.pump import READ, WRITE, PumpHost, is_hung_up
+from ntmpatch.runtime.pump import READ, WRITE, PumpHost, is_hung_up, is_readable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,8 +146,6 @@ class TcpPump:
             try:
                 size = far.recv_into(space)
             except BlockingIOError:
-                if self._is_finishing:
-                    self._program_closed(now)
                 break
             except ConnectionResetError:
                 # The program closed with data unread, which Linux answers by RST as well
@@ -160,6 +158,8 @@ class TcpPump:
             connection.commit(size, now)
             if size < room:
                 break
+        if self.is_finishing and self._far is not None and not is_readable(self._far):
+            self._program_closed(now)  # no event will tell: its end is still open
         host.flush()
 
     def _drained(self) -> None:

@@ -160,27 +160,56 @@ print(results["recv"], results["recvfrom"][0], len(results["accept"]), talk())
     assert program.communicate(timeout=90) == (expected, "")
 
 
-def test_a_fork_while_the_node_is_being_started(run):
-    program = run(
-        """
-started = threading.Event()
-def first():
-    started.set()
-    print(talk(), flush=True)
-thread = threading.Thread(target=first)
+FORK_IN_THE_MIDDLE = """
+import ntmpatch
+module = sys.argv[1]
+reached, go_on = threading.Event(), threading.Event()
+
+def wait_here(event, arguments):
+    if event == "import" and arguments[0] == module and threading.current_thread() is thread:
+        reached.set()
+        go_on.wait()
+
+thread = threading.Thread(target=lambda: print(talk(), flush=True))
+sys.addaudithook(wait_here)
 thread.start()
-started.wait()
+reached.wait()
 pid = os.fork()
 if not pid:
-    print(talk(), node_pid() == os.getppid(), flush=True)
+    try:
+        socket.create_connection(("198.18.0.1", 9))
+    except OSError as error:
+        print(error, flush=True)
+    try:
+        socket.getaddrinfo(HERE, 80)
+    except socket.gaierror as error:
+        print(error, flush=True)
     os._exit(0)
-print(os.waitpid(pid, 0)[1])
+print(os.waitpid(pid, 0)[1], flush=True)
+go_on.set()
 thread.join()
 """
-    )
+
+
+@pytest.mark.parametrize(
+    ("module", "what"),
+    [
+        ("ntmpatch.patch.datagram", "loading virtual sockets"),
+        ("ntmpatch.runtime.node", "starting the node"),
+    ],
+)
+def test_a_child_that_is_forked_in_the_middle_of_the_start_is_told_so(run, module, what):
+    program = run(FORK_IN_THE_MIDDLE, module)
     output, errors = program.communicate(timeout=90)
-    assert errors == ""
-    assert sorted(output.splitlines()) == ["0", "b'said'", "b'said' True"]
+    assert output.splitlines() == [
+        f"[Errno 100] forked while another thread was {what}",
+        "[Errno -3] Temporary failure in name resolution",
+        "0",
+        "b'said'",
+    ]
+    assert errors.splitlines() == [
+        f"cannot look up a.pair.example: [Errno 100] forked while another thread was {what}"
+    ]
 
 
 @pytest.mark.parametrize("ending", ["", "os.kill(os.getpid(), 9)"])
