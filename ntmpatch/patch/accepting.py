@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket
 import array
 import errno
+import os
 from typing import TYPE_CHECKING, Any
 
 from ntmpatch.patch import classes, node, options, table, turning, waiting
@@ -62,11 +63,16 @@ class ListeningSocket(BoundSocket):
             return self._ntm_take(state.near, state)
 
     def _ntm_take(self, near: _socket.socket, state: State) -> tuple[int, Any]:
+        if state.told:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         record, ancillary, _, _ = _socket.socket.recvmsg(
             near, local.ACCEPTED_SIZE, _RIGHTS_SIZE, _socket.MSG_CMSG_CLOEXEC
         )
         if not record:
-            # The node is gone.
+            # The node is gone. A listener of both networks says so once, and serves the real one.
+            if state.near is not None:
+                state.told = True
+                _watch_no_more(state.fd, state.near)
             refuse(errno.ENETDOWN)
         id_, remote, own = local.unpack_accepted(record)
         if not ancillary:
@@ -108,6 +114,15 @@ def _inherit(fd: int, listener: State) -> None:
         near = _socket.socket(fileno=fd)
         options.apply_to_pair(near, listener.options)
         near.detach()
+
+
+def _watch_no_more(epoll_fd: int, near: _socket.socket) -> None:
+    """Take the near end out of the epoll set, which would be readable for ever."""
+    epoll_class: Any = waiting.epoll
+    # The object closes its descriptor; a copy stands for the same set.
+    epoll = epoll_class.fromfd(os.dup(epoll_fd))
+    epoll.unregister(near.fileno())
+    epoll.close()
 
 
 def _accept_real(real: _socket.socket) -> tuple[int, Any]:

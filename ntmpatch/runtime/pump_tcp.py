@@ -123,7 +123,8 @@ class TcpPump:
 
     def closed(self, error: int) -> None:
         """The connection is no more; the program finds ``error`` by asking for the outcome."""
-        if error:
+        # Where the program has closed, nobody can ask.
+        if error and self._far is not None and not is_hung_up(self._far):
             self._host.failed(self.id, error)
         self._release()
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PREAMBLE = """
-import errno, json, os, socket, sys, threading
+import errno, json, os, select, socket, sys, threading
 from ntmpatch.patch import node
 
 HERE = "here.home.example"
@@ -226,6 +226,34 @@ def test_when_the_node_dies_calls_wake_up_and_the_next_one_starts_another(
     assert program.told() == [up.process.pid]
     up.end(signal.SIGKILL)
     check_loss_and_recovery(program)
+
+
+def test_a_listener_of_both_networks_serves_the_real_one_on(
+    start: Callable[..., Program],
+) -> None:
+    up = start()
+    up.told()
+    program = start(
+        """
+        listener = socket.create_server(("", 0))
+        port = listener.getsockname()[1]
+        tell(node_pid())
+        input()
+        tell(error_of(listener.accept))
+        listener.settimeout(0)
+        tell(error_of(listener.accept), select.select([listener], [], [], 0)[0])
+        listener.settimeout(None)
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            tell(listener.accept()[0].getsockname() == client.getpeername())
+        """,
+        command="run",
+    )
+    program.told()
+    up.end(signal.SIGKILL)
+    program.go_on()
+    assert program.told() == ["ENETDOWN"]
+    assert program.told() == ["EAGAIN", []]
+    assert program.told() == [True]
 
 
 def test_when_the_program_that_embeds_the_node_ends_the_others_start_another(
