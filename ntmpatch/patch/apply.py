@@ -55,6 +55,7 @@ def unpatch_all() -> None:
     _replaced.clear()
     _ours.clear()
     _leave_gevent()
+    _leave_uvloop()
     node.disable()
 
 
@@ -185,6 +186,13 @@ def _patch_uvloop() -> None:
         bases = (VirtualLoop, *loop.__bases__)
         _replaced.append((loop, "__bases__", loop.__bases__, bases))
         loop.__bases__ = bases
+
+
+def _leave_uvloop() -> None:
+    global _uvloop_watcher  # noqa: PLW0603  # once a process
+    if _uvloop_watcher in sys.meta_path:
+        sys.meta_path.remove(_uvloop_watcher)
+    _uvloop_watcher = None
 
 
 class _UvloopWatcher:
