@@ -19,6 +19,8 @@ from ntmpatch.runtime.locking import acquire
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.once
+
 PREAMBLE = """
 import errno, json, os, select, socket, sys, threading
 from ntmpatch.patch import node

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.lab,
+    pytest.mark.once,
     pytest.mark.timeout(300),
     pytest.mark.usefixtures("wireguard_is_possible"),
 ]

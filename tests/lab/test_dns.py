@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.lab,
+    pytest.mark.once,
     pytest.mark.skipif(shutil.which("dig") is None, reason="dig (dnsutils) is not installed"),
 ]
 

@@ -16,7 +16,7 @@ from lab_domain import NODE_PORT, UDP_PORTS, Domain, resident_size
 if TYPE_CHECKING:
     from lab import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.lab, pytest.mark.once, pytest.mark.timeout(200)]
 
 PROGRAMS = Path(__file__).parent / "programs"
 FLOOD_SECONDS = 10

@@ -14,7 +14,7 @@ import pytest
 from lab import Host, Lab, LabError
 from lab_nat import NatKind
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.once]
 
 SUPPORT = Path(__file__).parents[1] / "support"
 

@@ -17,6 +17,8 @@ from nodes import Nodes
 import ntmpatch
 from ntmpatch.patch import table
 
+pytestmark = pytest.mark.once
+
 SOCKETS = 1000
 ROUNDS = 20
 WARM_UP_ROUNDS = 2
