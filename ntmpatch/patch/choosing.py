@@ -75,8 +75,7 @@ def _is_free(family: int, port: int, kept: dict[OptionKey, OptionValue]) -> bool
 def _bind_anew(c_socket: _socket.socket, kept: dict[OptionKey, OptionValue]) -> None:
     """Let the kernel choose while it still has the last choice in use: it makes another."""
     fresh = _socket.socket(c_socket.family, c_socket.type, c_socket.proto)
-    for key, value in kept.items():
-        fresh.setsockopt(*key, value)
+    options.restore(fresh, kept)
     fresh.bind(("", 0))
     turning.swap(c_socket.fileno(), os.dup(fresh.fileno()))
     fresh.close()

@@ -113,6 +113,16 @@ def snapshot(
     return found
 
 
+def restore(fresh: _socket.socket, kept: dict[OptionKey, OptionValue]) -> None:
+    """Give a new kernel socket what ``snapshot`` found on another."""
+    for key, value in kept.items():
+        told = value
+        if key in (SEND_BUFFER, RECEIVE_BUFFER) and isinstance(value, int):
+            told = value // 2  # the kernel doubles what it is told
+        with contextlib.suppress(OSError):
+            fresh.setsockopt(*key, told)
+
+
 def apply_to_pair(near: _socket.socket, kept: dict[OptionKey, OptionValue]) -> None:
     """Give the near end what the kernel must heed itself: time-outs, and the size to send."""
     for key in KEPT_BY_THE_PAIR:

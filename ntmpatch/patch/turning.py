@@ -94,9 +94,7 @@ def change_kind(socket: Any, state: State, kind: Kind) -> None:
 def become_ordinary(socket: Any, state: State) -> None:
     """After a failed connect() the socket is as new: a kernel socket with the same options."""
     fresh = _socket.socket(state.family, state.type, state.proto)
-    for key, value in state.options.items():
-        with contextlib.suppress(OSError):
-            fresh.setsockopt(*key, value)
+    options.restore(fresh, state.options)
     table.remove(state.fd)
     swap(state.fd, fresh.detach())
     classes.become_plain(socket)
@@ -444,9 +442,7 @@ def add_real(socket: Any, state: State) -> None:
     """Let a virtual UDP socket reach the real network too, from the same port if that is free."""
     real = _socket.socket(state.family, state.type, state.proto)
     real.setblocking(False)
-    for key, value in state.options.items():
-        with contextlib.suppress(OSError):
-            real.setsockopt(*key, value)
+    options.restore(real, state.options)
     with contextlib.suppress(OSError):
         real.bind(("", state.local[1]))
     near = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, _socket.dup(state.fd))

@@ -591,3 +591,14 @@ def test_what_the_path_decides_is_told(pair):
 def test_options_that_cannot_be_read_back_can_be_set(pair):
     client, _ = pair
     client.setsockopt(socket.SOL_SOCKET, 53, 1)  # SO_CNX_ADVICE
+
+
+def test_sizes_of_buffers_survive_a_connection_that_fails(patched):  # noqa: ARG001  # for its effect
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
+        with pytest.raises(ConnectionRefusedError):
+            client.connect(("a.home.example", 9))
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 40_000
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            client.connect(listener.getsockname())
+            assert client.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 40_000
