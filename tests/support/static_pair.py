@@ -39,6 +39,8 @@ class StaticPair:
         return ordinary | {
             "NTMPATCH_CONFIG": f"{self.directory / name}.toml",
             "NTMPATCH_STATE": str(self.directory / name),
+            # From 3.12 on Python warns of any fork beside a thread, and the node is one.
+            "PYTHONWARNINGS": "ignore:This process:DeprecationWarning",
         }
 
 
