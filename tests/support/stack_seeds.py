@@ -127,12 +127,23 @@ class Story:
         for index, (client, server) in enumerate(self.pairs):
             if client.errors == [errno.ETIMEDOUT] and not client.is_established:
                 self.aborted.add(index)  # the network lost seven SYNs, or all their answers
+            elif index not in self.aborted:
+                self._excuse_silence(index)
             if index in self.aborted:
                 if not client.ended or (server.conn is not None and not server.ended):
                     return False
             elif not (client.eof and server.eof):
                 return False
         return True
+
+    def _excuse_silence(self, index: int) -> None:
+        """Whoever heard nothing at all for a quarter of an hour gives up, and can tell nobody."""
+        pair = self.pairs[index]
+        for name, program, other in zip("ab", pair, reversed(pair), strict=True):
+            if program.errors == [errno.ETIMEDOUT] and program.silence[name] > SILENCE:
+                self.aborted.add(index)
+                if other.conn is not None and not other.ended:
+                    other.conn.set_keepalive((10.0, 5.0, 3), self.sim.now)
 
     def _check(self, index: int) -> None:
         (client, server), (forth, back) = self.pairs[index], self.data[index]
