@@ -51,6 +51,10 @@ class Reason:
     may_pass: bool = False
     """It depends on who is faster."""
 
+    @property
+    def words(self) -> str:
+        return f"{self.why} Not every time." if self.may_pass else self.why
+
     def covers(self, test: str) -> bool:
         return any(fnmatch.fnmatchcase(test, pattern) for pattern in self.tests)
 
@@ -144,7 +148,7 @@ def judge(rows: list[Row], reasons: list[Reason]) -> tuple[dict[str, list[str]],
             if reason is None:
                 unexplained.append(f"{test}, on virtual addresses:\n{why}")
             else:
-                explained.setdefault(reason.why, []).append(test)
+                explained.setdefault(reason.words, []).append(test)
     return explained, unexplained
 
 
