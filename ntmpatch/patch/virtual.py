@@ -205,7 +205,7 @@ class VirtualSocket(_Base):
 
     def _ntm_judge_sendmsg(self, ancdata: Any, flags: Any, address: Any) -> None:
         """As Linux, what cannot be sent here is ignored; what is no message at all is an error."""
-        if ancdata or type(flags) is not int:
+        if ancdata or not isinstance(flags, int):
             self._ntm_judge("sendmsg", [], ancdata, flags)
         if address is not None and type(address) is not tuple:
             self._ntm_judge("sendmsg", [], (), 0, address)
