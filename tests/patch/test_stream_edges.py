@@ -1,4 +1,4 @@
-"""Virtual TCP sockets at their edges: buffers, urgent data, bad calls, descriptors closed by others."""
+"""Virtual TCP sockets at their edges: buffers, urgent data, bad calls, lost descriptors."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import contextlib
 import errno
 import os
 import socket
+import sys
+import types
 
 import pytest
+from descriptors import socket_at
 
 pytestmark = pytest.mark.usefixtures("patched")
 
