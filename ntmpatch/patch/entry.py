@@ -154,7 +154,8 @@ class EntryPoints(_Base):
         if not node.current.is_enabled or not self._ntm_is(type_):
             return False
         c_socket: Any = self if isinstance(self, _socket.socket) else self._sock
-        host = c_socket.getsockname()[0]
+        # Not the socket's own method, which the program may have replaced by one of its own.
+        host = _socket.socket.getsockname(c_socket)[0]
         return pack_host(c_socket.family, host) in (bytes(4), bytes(16))
 
     def _ntm_target(self, address: Any) -> Packed | None:
@@ -176,7 +177,7 @@ class EntryPoints(_Base):
             turning.bind_udp(self, None, port, remote=target)
             return 0
         try:
-            turning.raw(self).getpeername()
+            _socket.socket.getpeername(turning.raw(self))
         except OSError:
             pass
         else:
@@ -196,7 +197,8 @@ class EntryPoints(_Base):
         if not turning.bound_port(c_socket):
             turning.bind_udp(self, None, 0)
             return True
-        if pack_host(c_socket.family, c_socket.getsockname()[0]) not in (bytes(4), bytes(16)):
+        host = _socket.socket.getsockname(c_socket)[0]
+        if pack_host(c_socket.family, host) not in (bytes(4), bytes(16)):
             raise turning.os_error(errno.ENETUNREACH)
         turning.bind_udp_wildcard(self)
         return not isinstance(self, EntryPoints) or type(self).sendto is not EntryPoints.sendto

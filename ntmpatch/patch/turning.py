@@ -114,7 +114,7 @@ def become_real(socket: Any, state: State) -> None:
 def bound_port(real: _socket.socket) -> int:
     """The port a kernel socket is bound to, or 0."""
     try:
-        port: int = real.getsockname()[1]
+        port: int = _socket.socket.getsockname(real)[1]
     except OSError:
         return 0
     return port
@@ -522,7 +522,7 @@ def _queue(far: int, payloads: Iterable[bytes]) -> None:
 
 
 def _is_wildcard(real: _socket.socket) -> bool:
-    return pack_host(real.family, real.getsockname()[0]) in WILDCARDS
+    return pack_host(real.family, _socket.socket.getsockname(real)[0]) in WILDCARDS
 
 
 def combine(

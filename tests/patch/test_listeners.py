@@ -372,3 +372,19 @@ def test_listener_of_both_networks_is_inherited_by_an_executed_program(nodes, wh
         assert child.returncode == 0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("198.18.0.1", port), 5)
+
+
+def test_methods_that_the_program_replaced_are_not_called(monkeypatch):
+    """As CPython's test of socketpair() does, to be there between bind() and listen()."""
+
+    def getsockname(_):
+        raise AssertionError("the program did not ask")
+
+    monkeypatch.setattr(socket.socket, "getsockname", getsockname)
+    monkeypatch.setattr(socket.socket, "getpeername", getsockname)
+    with socket.socket() as listener, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+        listener.bind(("", 0))
+        listener.listen()
+        datagrams.bind(("", 0))
+        with socket.socket(socket.AF_UNIX) as local, pytest.raises(FileNotFoundError):
+            local.bind("/nowhere/x")
