@@ -1,7 +1,8 @@
 """Certificates: the AS's word that a key is that of a name, in a role.
 
-``0x01 | Ed25519 signature (64) | msgpack array [role, fqdn, key, prefixes, not_before, not_after]``
-The signature covers a context string and the array. Fields are only added at the end.
+``0x01 | Ed25519 signature (64) | msgpack array``, which is ``[role, fqdn, key, prefixes,
+not_before, not_after, domains]``. The signature covers a context string and the array. Fields are
+only added at the end.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from ntmpatch.base.addresses import domain_of, in_domain
 from ntmpatch.base.drops import Drop
 from ntmpatch.base.errors import UntrustedError
 
@@ -36,6 +38,17 @@ class Certificate(msgspec.Struct, frozen=True, array_like=True):
     not_before: float
     """Seconds since 1970."""
     not_after: float
+    domains: tuple[Annotated[str, msgspec.Meta(max_length=253)], ...] = ()
+    """Of a DC: domains that it leads beside the one that its own name lies in."""
+
+    def leads(self, fqdn: str) -> bool:
+        """Whether this is the certificate of a DC of that name's domain."""
+        return self.role == "dc" and any(in_domain(fqdn, domain) for domain in self.led_domains)
+
+    @property
+    def led_domains(self) -> tuple[str, ...]:
+        """The domains that a DC with this certificate leads, the one of its own name first."""
+        return (domain_of(self.fqdn), *self.domains) if self.role == "dc" else ()
 
     def __post_init__(self) -> None:
         for prefix in self.prefixes:
