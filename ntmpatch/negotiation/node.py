@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ntmpatch.base.addresses import Endpoint, domain_of, normalise_fqdn
 from ntmpatch.base.errors import ConfigError, NtmpatchError, RefusedError
+from ntmpatch.base.policy import Policy
 from ntmpatch.negotiation.errors import NameUnknown, TryAgain
 from ntmpatch.negotiation.peers import Peer, Peers, contact_of, peer_of_untrusted
 from ntmpatch.negotiation.registration import Registrar
@@ -44,12 +45,23 @@ RELAY_RENEWAL_SHARE = 0.75
 
 
 class NodeNegotiation(EnrolledParty):
-    """A node. ``device_type`` ``none``: it keeps no connection to an NS."""
+    """A node. ``device_type`` ``none``: it keeps no connection to an NS.
+
+    ``policy``: what others may reach here, beside what the coordinators allow them.
+    """
 
     role = "node"
 
-    def __init__(self, public_key: bytes, *, device_type: str = "tcp", **settings: Any) -> None:
+    def __init__(
+        self,
+        public_key: bytes,
+        *,
+        device_type: str = "tcp",
+        policy: Policy | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__(public_key, **settings)
+        self._policy = policy or Policy()
         self.peers = Peers()
         self._registrar = Registrar(self, device_type)
         self._lookups: dict[str, list[int]] = {}
@@ -232,7 +244,9 @@ class NodeNegotiation(EnrolledParty):
         if known is None or message.serial > known.serial:
             if known is not None:
                 peer.established = known.established
-            contact = contact_of(peer, message, self, behind_nat=self._registrar.behind_nat)
+            contact = contact_of(
+                peer, message, self, self._policy, behind_nat=self._registrar.behind_nat
+            )
             for replaced in self.peers.put(peer):
                 self.emit(Forget(replaced))
             self.introduce(peer.public_key, "node", peer.fqdn)

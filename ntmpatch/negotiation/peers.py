@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ntmpatch.base.addresses import domain_of, in_domain
+from ntmpatch.base.policy import PortRange, intersection
 from ntmpatch.signalling.effects import Contact, RelayRoute
 from ntmpatch.signalling.errors import Refused
 from ntmpatch.signalling.process import Event
@@ -15,6 +15,7 @@ from ntmpatch.wire.control_messages import RefusalCode, RouteDirection
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ntmpatch.base.policy import Policy
     from ntmpatch.crypto.certificate import Certificate
     from ntmpatch.signalling.enrolled import EnrolledParty
 
@@ -99,8 +100,10 @@ def peer_of_untrusted(direction: RouteDirection, party: EnrolledParty) -> Peer:
     coordinator = party.verify(direction.coordinator, role="dc")
     if certificate.public_key == party.public_key:
         raise Refused(RefusalCode.CERTIFICATE_INVALID, "directed to ourselves")
-    if not in_domain(certificate.fqdn, domain_of(coordinator.fqdn)):
-        raise Refused(RefusalCode.CERTIFICATE_INVALID, "of another domain than its coordinator")
+    if not coordinator.leads(certificate.fqdn):
+        raise Refused(
+            RefusalCode.WRONG_DOMAIN, f"{coordinator.fqdn} does not lead {certificate.fqdn}"
+        )
     if not direction.ipv4 and not direction.ipv6:
         raise Refused(RefusalCode.CERTIFICATE_INVALID, "without virtual address")
     check_addresses(direction.ipv4, direction.ipv6, coordinator)
@@ -124,9 +127,19 @@ def check_addresses(ipv4: bytes, ipv6: bytes, coordinator: Certificate) -> None:
 
 
 def contact_of(
-    peer: Peer, direction: RouteDirection, party: EnrolledParty, *, behind_nat: bool
+    peer: Peer,
+    direction: RouteDirection,
+    party: EnrolledParty,
+    policy: Policy,
+    *,
+    behind_nat: bool,
 ) -> Contact:
-    """What the runtime is to do about a direction; ``behind_nat``: we are."""
+    """What the runtime is to do about a direction; ``behind_nat``: we are.
+
+    The peer may reach what both the coordinators and our own ``policy`` allow.
+    """
+    directed = tuple(PortRange(r.protocol, r.first, r.last) for r in direction.access)
+    own = policy.access(peer.fqdn, party.name)
     relay = None
     if direction.relay is not None:
         leg = direction.relay
@@ -146,6 +159,7 @@ def contact_of(
         relay=relay,
         ipv4=peer.ipv4,
         ipv6=peer.ipv6,
+        access=intersection(directed if direction.restricted else None, own),
         cipher=direction.cipher,
         role="node",
         name=peer.fqdn,

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ntmpatch.base.addresses import Endpoint
+    from ntmpatch.base.policy import Access
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -49,6 +50,8 @@ class Contact:
     ipv4: bytes = b""
     ipv6: bytes = b""
     """Virtual addresses that this peer may use as sources, packed; empty for servers."""
+    access: Access = None
+    """Ports of ours that this peer may reach; None: all."""
     cipher: int = 0
     connection: bool = False
     role: str = "node"

@@ -204,7 +204,10 @@ class Party:
         self._handlers[message_type] = cast("Handler", handler)
 
     def permits(self, peer: bytes, message: Message) -> bool:  # noqa: ARG002 - for parties to say
-        """Whether ``peer`` may ask this at all; if not, it is refused as NOT_AUTHORISED."""
+        """Whether ``peer`` may ask this at all; if not, it is refused as NOT_AUTHORISED.
+
+        Refused: it may not, for a reason of its own.
+        """
         return True
 
     def introduce(self, peer: bytes, role: str, name: str) -> None:
@@ -286,13 +289,22 @@ class Party:
             else:
                 text = f"{self.role} does not answer {type(request.message).__name__}"
             self._answer(request, Refusal(RefusalCode.UNSUPPORTED, text))
-        elif request.peer != self.public_key and not self.permits(request.peer, request.message):
-            self.drops.drop(Drop.CONTROL_STRANGER)
-            self._answer(request, Refusal(RefusalCode.NOT_AUTHORISED))
+        elif request.peer != self.public_key and (refusal := self._objection(request)) is not None:
+            self._answer(request, refusal)
         elif self._running >= MAX_PROCESSES:
             self._answer(request, Refusal(RefusalCode.BUSY))
         else:
             self._handle(handler, request)
+
+    def _objection(self, request: Request) -> Refusal | None:
+        """Why the peer may not ask this; None: it may."""
+        try:
+            if self.permits(request.peer, request.message):
+                return None
+        except Refused as refusal:
+            return refusal.message()
+        self.drops.drop(Drop.CONTROL_STRANGER)
+        return Refusal(RefusalCode.NOT_AUTHORISED)
 
     def _handle(self, handler: Handler, request: Request) -> None:
         def done(result: Any, error: Exception | None) -> None:

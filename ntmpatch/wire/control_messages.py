@@ -41,6 +41,8 @@ class Address(Struct, frozen=True, array_like=True):
         return Endpoint(self.host, self.port)
 
 
+MAX_ACCESS_RANGES = 16
+
 Addresses: TypeAlias = Annotated[tuple[Address, ...], Meta(max_length=8)]
 
 
@@ -82,6 +84,12 @@ class RefusalCode(enum.IntEnum):
     """The other coordinator is directing the same two nodes; its direction counts."""
     FAILED = 15
     """Something broke inside the server."""
+    WRONG_DOMAIN = 16
+    """The certificate is no word of the AS about that domain: its holder does not lead it."""
+    DENIED = 17
+    """The policy lets the one node not reach the other."""
+    TOO_FAST = 18
+    """More requests of this kind than one peer may make in a time."""
 
     @classmethod
     def _missing_(cls, value: object) -> RefusalCode:  # noqa: ARG003 - signature is enum's
@@ -197,6 +205,8 @@ class RegistrationResponse(Message, frozen=True, array_like=True, tag=21):
     """Seconds after which the node registers again."""
     servers: ServerLocations = ()
     """The NS that serves the node now, first; then others and RSs."""
+    federation: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+    """Version of the list of domains (FederationResponse); 0: not known."""
 
 
 class Deregistration(Message, frozen=True, array_like=True, tag=22):
@@ -234,6 +244,8 @@ class SharedKeyOffer(Message, frozen=True, array_like=True, tag=31):
     key_id: Annotated[bytes, Meta(min_length=8, max_length=8)]
     key: SymmetricKey
     lifetime: Seconds
+    certificate: CertificateBytes = b""
+    """Of the offering DC: what it may ask from now on rests on it."""
 
 
 class InformationRequest(Message, frozen=True, array_like=True, tag=32):
@@ -267,6 +279,17 @@ class RelayLeg(Struct, frozen=True, array_like=True):
     lifetime: Seconds
 
 
+class AccessRange(Struct, frozen=True, array_like=True):
+    """Ports ``first`` to ``last`` of an IP protocol (6: TCP, 17: UDP)."""
+
+    protocol: Annotated[int, Meta(ge=0, le=255)]
+    first: Annotated[int, Meta(ge=0, le=65535)]
+    last: Annotated[int, Meta(ge=0, le=65535)]
+
+
+AccessRanges: TypeAlias = Annotated[tuple[AccessRange, ...], Meta(max_length=MAX_ACCESS_RANGES)]
+
+
 class RouteDirection(Message, frozen=True, array_like=True, tag=34):
     """Which peer to tunnel with, and how (3.8 DC → DC; 3.12 and 3.15 DC → node).
 
@@ -293,6 +316,31 @@ class RouteDirection(Message, frozen=True, array_like=True, tag=34):
     target: Name = ""
     key_id: TransactionId = b""
     salt: OptionalKey = b""
+    restricted: bool = False
+    """To a node: the peer described may reach only the ports in ``access``."""
+    access: AccessRanges = ()
+
+
+class FederationRequest(Message, frozen=True, array_like=True, tag=50):
+    """Node → DC, DC → AS: which domains are there? The next ones behind the name ``after``."""
+
+    after: Name = ""
+
+
+class FederatedDomain(Struct, frozen=True, array_like=True):
+    """A domain whose names are NTM names, and the prefixes of its virtual addresses as text."""
+
+    domain: Name
+    ipv4_prefix: Word
+    ipv6_prefix: Annotated[str, Meta(max_length=64)]
+
+
+class FederationResponse(Message, frozen=True, array_like=True, tag=51):
+    """Some of the domains, in the order of their names; an empty list is the end."""
+
+    domains: Annotated[tuple[FederatedDomain, ...], Meta(max_length=16)]
+    version: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+    """Changes with the list; 0: not known."""
 
 
 class NotificationRequest(Message, frozen=True, array_like=True, tag=35):
@@ -371,4 +419,6 @@ AnyMessage: TypeAlias = (
     | ServiceRegistration
     | RelayRequest
     | RelayGrant
+    | FederationRequest
+    | FederationResponse
 )

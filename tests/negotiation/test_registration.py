@@ -265,12 +265,10 @@ def test_a_stranger_is_answered_nothing_but_refusals_and_forgotten() -> None:
         eve.party.emit(Contact(key, (endpoint,), initiate=True))
     domain.network.run(1.0)
     certificate = a.party.enrolment.certificate
-    for_coordinators = (
-        SharedKeyOffer(bytes(8), bytes(32), 60.0),
-        InformationRequest("a.home.example", certificate),
-    )
-    for message in for_coordinators:
-        assert refused(domain, eve, domain.dc_key, message) is RefusalCode.NOT_AUTHORISED
+    code = refused(domain, eve, domain.dc_key, SharedKeyOffer(bytes(8), bytes(32), 60.0))
+    assert code is RefusalCode.CERTIFICATE_INVALID
+    code = refused(domain, eve, domain.dc_key, InformationRequest("a.home.example", certificate))
+    assert code is RefusalCode.NOT_AUTHORISED
     code = refused(domain, eve, domain.dc_key, DirectionRequest("a.home.example"))
     assert code is RefusalCode.NOT_REGISTERED
     # Another's certificate is of no use without its key.

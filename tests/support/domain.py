@@ -1,4 +1,7 @@
-"""A whole domain in virtual time: AS, DC, NS, RS, and nodes with accounts."""
+"""Whole domains in virtual time: AS, DC, NS, RS, and nodes with accounts.
+
+Domains of one federation share the network and the AS, and find each other as if by DNS.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,12 @@ from memory_stores import MemoryAccountStore, MemoryDirectionStore
 from virtual_network import Seat, VirtualNetwork
 
 from ntmpatch.base.addresses import Endpoint
+from ntmpatch.base.errors import UnavailableError
+from ntmpatch.base.policy import Policy
 from ntmpatch.crypto.certificate import signing_public_key
 from ntmpatch.negotiation.node import NodeNegotiation
 from ntmpatch.servers.account.server import AccountServer
+from ntmpatch.servers.direction.finding import FoundCoordinator, NoCoordinator
 from ntmpatch.servers.direction.server import DirectionServer
 from ntmpatch.servers.notification.server import NotificationServer
 from ntmpatch.servers.relay.server import RelayServer
@@ -19,8 +25,6 @@ from ntmpatch.signalling.effects import Persist, Ready, Resolved, Unresolved
 
 AS_ENDPOINT = Endpoint("192.0.2.1", 4500)
 DC_ENDPOINT = Endpoint("192.0.2.2", 4500)
-NS_ENDPOINT = Endpoint("192.0.2.3", 4500)
-RS_ENDPOINT = Endpoint("192.0.2.4", 4500)
 
 
 class Ticket(NamedTuple):
@@ -33,20 +37,65 @@ class Ticket(NamedTuple):
     secret: bytes
 
 
-class Domain:
-    """One domain; ``home.example`` unless said otherwise."""
+class Names:
+    """DNS as the coordinators see it: who says that it leads which domain."""
 
-    def __init__(self, seed: int, *, name: str = "home.example", **network: Any) -> None:
-        self.network = VirtualNetwork(seed, **network)
+    def __init__(self) -> None:
+        self.found: dict[str, list[FoundCoordinator]] = {}
+        self.coordinators: dict[str, Seat] = {}
+        self.is_silent = False
+        self.questions: list[str] = []
+
+    def find(self, domain: str) -> list[FoundCoordinator]:
+        """What was published: by hand, or else by the domain's coordinator."""
+        self.questions.append(domain)
+        if self.is_silent:
+            raise UnavailableError("no resolver answers")
+        if domain in self.found:
+            return self.found[domain]
+        if domain not in self.coordinators:
+            raise NoCoordinator(f"{domain} does not exist")
+        seat = self.coordinators[domain]
+        party: Any = seat.party
+        return [FoundCoordinator(party.name, (seat.endpoint,), party.enrolment.certificate)]
+
+
+class Domain:
+    """One domain; ``home.example`` unless said otherwise. ``beside``: of the same federation."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        name: str = "home.example",
+        beside: Domain | None = None,
+        **network: Any,
+    ) -> None:
         self.rng = random.Random(seed)
         self.name = name
-        self.accounts = MemoryAccountStore()
         self.locations = MemoryDirectionStore()
         self.signing_key = self.rng.randbytes(32)
         self.as_key = self.rng.randbytes(32)
         self.dc_key = self.rng.randbytes(32)
+        self.policy = Policy()
         self.states: dict[bytes, bytes] = {}
+        if beside is not None:
+            self.network = beside.network
+            self.names = beside.names
+            self.accounts = beside.accounts
+            self.signing_key, self.as_key = beside.signing_key, beside.as_key
+            self.number = beside.number + 1
+            self.account_server = beside.account_server
+            return
+        self.network = VirtualNetwork(seed, **network)
+        self.names = Names()
+        self.accounts = MemoryAccountStore()
+        self.number = 0
         self.account_server = self.start_account_server()
+
+    def endpoint(self, host: int) -> Endpoint:
+        """Where a server of this domain is."""
+        return Endpoint(f"192.0.2.{16 * self.number + host}", 4500)
 
     # --- servers ---------------------------------------------------------------------------
 
@@ -63,18 +112,27 @@ class Domain:
         return self.network.seat(party, AS_ENDPOINT)
 
     def start_coordinator(self) -> Seat:
-        return self._start(
-            DirectionServer, self.dc_key, f"dc.{self.name}", "dc", DC_ENDPOINT, store=self.locations
+        seat = self._start(
+            DirectionServer,
+            self.dc_key,
+            f"dc.{self.name}",
+            "dc",
+            self.endpoint(2),
+            store=self.locations,
+            finder=self.names,
+            policy=self.policy,
         )
+        self.names.coordinators[self.name] = seat
+        return seat
 
     def start_notification_server(self) -> Seat:
         return self._start(
-            NotificationServer, self.rng.randbytes(32), f"ns.{self.name}", "ns", NS_ENDPOINT
+            NotificationServer, self.rng.randbytes(32), f"ns.{self.name}", "ns", self.endpoint(3)
         )
 
     def start_relay_server(self) -> Seat:
         return self._start(
-            RelayServer, self.rng.randbytes(32), f"rs.{self.name}", "rs", RS_ENDPOINT
+            RelayServer, self.rng.randbytes(32), f"rs.{self.name}", "rs", self.endpoint(4)
         )
 
     def start_servers(self) -> None:
@@ -146,7 +204,8 @@ class Domain:
 
     def resolve(self, node: Seat, label: str, seconds: float = 20.0) -> Resolved | Unresolved:
         """Look a name of the domain up and wait for the answer."""
-        request_id = node.party.resolve(f"{label}.{self.name}", self.network.now)
+        party: Any = node.party
+        request_id = party.resolve(f"{label}.{self.name}", self.network.now)
         return self.answer(node, request_id, seconds)
 
     def answer(self, node: Seat, request_id: int, seconds: float = 20.0) -> Resolved | Unresolved:

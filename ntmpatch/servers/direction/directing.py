@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from ntmpatch.base.addresses import Endpoint, domain_of, normalise_fqdn
+from ntmpatch.base.addresses import Endpoint, normalise_fqdn
 from ntmpatch.base.errors import ConfigError, NtmpatchError
+from ntmpatch.base.policy import NO_ACCESS, Access
 from ntmpatch.servers.direction.reach import Plan, Reach, plan
-from ntmpatch.servers.direction.shared_keys import SALT_SIZE, SharedKey, SharedKeys
+from ntmpatch.servers.direction.shared_keys import SALT_SIZE
 from ntmpatch.signalling.effects import Failed
 from ntmpatch.signalling.errors import Refused, Silent
 from ntmpatch.signalling.figures import DirectionSteps, steps_of
 from ntmpatch.signalling.party import Reply
 from ntmpatch.signalling.process import Event, Process, ask, wait, work
 from ntmpatch.wire.control_messages import (
+    MAX_ACCESS_RANGES,
+    AccessRange,
     Ack,
     Address,
     DirectionRequest,
@@ -32,16 +35,19 @@ from ntmpatch.wire.control_messages import (
     RelayLeg,
     RelayRequest,
     RouteDirection,
-    SharedKeyOffer,
     addresses_of,
 )
 
 if TYPE_CHECKING:
+    from ntmpatch.crypto.certificate import Certificate
+    from ntmpatch.servers.direction.coordinators import Coordinators
     from ntmpatch.servers.direction.locations import Node, Server
     from ntmpatch.servers.direction.server import DirectionServer
     from ntmpatch.signalling.engine import Request
 
 # What MN waits for in a look-up (8 s) has to hold all of these one after another.
+FIRST_ANSWER_TIMEOUT = 1.0
+"""Seconds after which another coordinator is taken for restarted: its channel is made anew."""
 COORDINATOR_TIMEOUT = 2.0
 NOTIFICATION_TIMEOUT = 2.0
 DIRECTION_TIMEOUT = 3.0
@@ -50,6 +56,8 @@ RELAY_TIMEOUT = 1.0
 MAX_DIRECTIONS_PER_NODE = 32
 RELAY_LIFETIME = 12 * 3600.0
 MAX_RELAYS_TRIED = 2
+_RESTARTED = frozenset({RefusalCode.KEY_UNKNOWN, RefusalCode.NOT_AUTHORISED})
+"""What a coordinator says that knows nothing of the key which we offered it."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -74,14 +82,13 @@ class _Relaying:
 class Director:
     """The part of a DC that directs tunnels."""
 
-    def __init__(self, party: DirectionServer) -> None:
+    def __init__(self, party: DirectionServer, coordinators: Coordinators) -> None:
         self._party = party
-        self._keys = SharedKeys(party.entropy)
+        self._coordinators = coordinators
         self._under_way: dict[frozenset[bytes], Event] = {}
         self._per_node: dict[bytes, int] = {}
         self._last_serial = 0
         party.on(DirectionRequest, self.direct)
-        party.on(SharedKeyOffer, self._accept_key)
         party.on(InformationRequest, self._inform)
         party.on(RouteDirection, self._route)
 
@@ -120,16 +127,17 @@ class Director:
             fqdn = normalise_fqdn(name)
         except ConfigError as error:
             raise Refused(RefusalCode.UNKNOWN_NAME, str(error)) from None
-        coordinator = self._look_up(fqdn, steps)  # (3)
-        yield from self._share_key(coordinator, steps)  # (4), (5)
-        called = yield from ask(  # (6), (7)
-            coordinator,
-            InformationRequest(fqdn, calling.record.certificate),
-            InformationResponse,
-            steps.information,
-            timeout=COORDINATOR_TIMEOUT,
-        )
-        called_key = self._party.verify(called.certificate, role="node").public_key
+        coordinators = yield from self._coordinators.of(fqdn, steps)  # (3)
+        failure: Refused | Silent = Refused(RefusalCode.UNKNOWN_NAME)
+        for coordinator in coordinators:
+            try:
+                called = yield from self._ask_about(coordinator, fqdn, calling, steps)  # (4)-(7)
+                break
+            except (Refused, Silent) as error:
+                failure = error
+        else:
+            raise failure
+        called_key = self._judge(called, coordinator, fqdn).public_key
         if called_key == calling.public_key:
             raise Refused(RefusalCode.UNKNOWN_NAME, "a node needs no tunnel to itself")
         pair = frozenset((calling.public_key, called_key))
@@ -150,29 +158,44 @@ class Director:
         view: RouteDirection = views[calling.public_key]
         return view
 
-    def _look_up(self, fqdn: str, steps: DirectionSteps) -> bytes:
-        """Fig. 3 (3): the coordinator of the name's domain."""
-        party = self._party
-        if fqdn != party.domain and domain_of(fqdn) != party.domain:
-            raise Refused(RefusalCode.UNKNOWN_NAME, f"{fqdn} is not in {party.domain}")
-        party.trace(steps.look_up, party.now, message=f"NS {domain_of(fqdn)}")
-        return party.public_key
+    def _ask_about(
+        self, coordinator: bytes, fqdn: str, calling: Node, steps: DirectionSteps
+    ) -> Process[InformationResponse]:
+        """Steps (4)-(7), and once more if the other coordinator has restarted meanwhile."""
+        request = InformationRequest(fqdn, calling.record.certificate)
+        is_first = True
+        while True:
+            try:
+                yield from self._coordinators.share_key(coordinator, steps)  # (4), (5)
+                return (
+                    yield from ask(  # (6), (7)
+                        coordinator,
+                        request,
+                        InformationResponse,
+                        steps.information,
+                        timeout=FIRST_ANSWER_TIMEOUT if is_first else COORDINATOR_TIMEOUT,
+                    )
+                )
+            except Silent:
+                if not is_first:
+                    raise
+                self._coordinators.call_again(coordinator)
+            except Refused as refusal:
+                if not is_first or refusal.code not in _RESTARTED:
+                    raise
+                self._coordinators.drop_key(coordinator)
+            is_first = False
 
-    def _share_key(self, coordinator: bytes, steps: DirectionSteps) -> Process[SharedKey]:
-        """Fig. 3 (4), (5), if no key that we offered is still good."""
+    def _judge(self, called: InformationResponse, coordinator: bytes, fqdn: str) -> Certificate:
+        """CN's certificate, if it is of that name, and who told us of it leads its domain."""
         party = self._party
-        shared = self._keys.offered_to(coordinator, party.now)
-        if shared is None:
-            shared = self._keys.make(party.now)
-            yield from ask(
-                coordinator,
-                SharedKeyOffer(shared.key_id, shared.key, shared.expires_at - party.now),
-                Ack,
-                steps.offer,
-                timeout=COORDINATOR_TIMEOUT,
-            )
-            self._keys.taken(coordinator, shared)
-        return shared
+        certificate = party.verify(called.certificate, role="node")
+        leader = party.verify(called.coordinator, role="dc", public_key=coordinator)
+        if certificate.fqdn != fqdn:
+            raise Refused(RefusalCode.CERTIFICATE_INVALID, f"told of another than {fqdn}")
+        if not leader.leads(fqdn):
+            raise Refused(RefusalCode.WRONG_DOMAIN, f"{leader.fqdn} does not lead {fqdn}")
+        return certificate
 
     def _route_both(
         self,
@@ -184,15 +207,16 @@ class Director:
     ) -> Process[dict[bytes, RouteDirection]]:
         """Choose the way, and have CN directed, (8)-(14); the directions of both ends, by key."""
         party = self._party
-        called_key = party.verify(called.certificate, role="node").public_key
+        certificate = party.verify(called.certificate, role="node")
+        called_key = certificate.public_key
         calling_reach = calling.reach(party.sources.get(calling.public_key))
         called_reach = _reach_told(called)
         way, relaying = yield from self._choose(
             calling_reach, called_reach, (calling.public_key, called_key), steps
         )
         ours = party.enrolment.certificate
-        while True:
-            shared = yield from self._share_key(coordinator, steps)
+        for is_last in (False, True):
+            shared = yield from self._coordinators.share_key(coordinator, steps)
             salt = party.entropy(SALT_SIZE)
             to_called = RouteDirection(
                 serial=self._next_serial(),
@@ -210,9 +234,9 @@ class Director:
             try:
                 yield from ask(coordinator, to_called, Ack, steps.route, timeout=ROUTE_TIMEOUT)
             except Refused as refusal:
-                if refusal.code is not RefusalCode.KEY_UNKNOWN:
+                if is_last or refusal.code not in _RESTARTED:
                     raise
-                self._keys.drop_offered(coordinator)  # it restarted: offer anew, Fig. 5 (11)
+                self._coordinators.drop_key(coordinator)  # it restarted: offer anew, Fig. 5 (11)
                 continue
             break
         psk = shared.preshared_key(salt, calling.public_key, called_key)
@@ -227,7 +251,13 @@ class Director:
             preshared_key=psk,
             relay=None if relaying is None else relaying.leg(0),
         )
-        return {calling.public_key: to_calling, called_key: _to_node(to_called, psk)}
+        here = calling.record.fqdn
+        back = party.policy.access(certificate.fqdn, here)
+        views = {calling.public_key: _restricted(to_calling, back)}
+        if party.leads(certificate.fqdn):
+            there = party.policy.access(here, certificate.fqdn)
+            views[called_key] = _to_node(to_called, psk, there)
+        return views
 
     def _choose(
         self,
@@ -253,6 +283,7 @@ class Director:
                 )
             except (Silent, Refused) as failure:
                 party.emit(Failed(failure, "relay request"))
+                party.locations.suspect(server.public_key, party.now)
                 continue
             assert way is not None
             return way, _Relaying(server, grant)
@@ -268,16 +299,12 @@ class Director:
 
     # --- as DC_CN ------------------------------------------------------------------------
 
-    def _accept_key(self, message: SharedKeyOffer, request: Request) -> Ack:
-        """Fig. 3 (4) → (5)."""
-        expires_at = self._party.now + message.lifetime
-        self._keys.accept(request.peer, SharedKey(message.key_id, message.key, expires_at))
-        return Ack()
-
-    def _inform(self, message: InformationRequest, _: Request) -> Process[InformationResponse]:
+    def _inform(
+        self, message: InformationRequest, request: Request
+    ) -> Process[InformationResponse]:
         """Fig. 3 (6) → (7)."""
         party = self._party
-        party.verify(message.asking_certificate, role="node")
+        self._permitted(message.asking_certificate, request.peer, message.fqdn)
         node = party.locations.named(message.fqdn)
         if node is None:
             known = yield from work(lambda: party.store.node_named(message.fqdn), "look-up")
@@ -305,11 +332,9 @@ class Director:
         called = party.locations.named(message.target)
         if called is None:
             raise Refused(RefusalCode.UNKNOWN_NAME, f"{message.target} is not known here")
-        calling = party.verify(message.certificate, role="node")
+        calling, access = self._permitted(message.certificate, request.peer, message.target)
         party.verify(message.coordinator, role="dc", public_key=request.peer)
-        shared = self._keys.accepted_from(request.peer, message.key_id, party.now)
-        if shared is None:
-            raise Refused(RefusalCode.KEY_UNKNOWN, "offer a shared key first")
+        shared = self._coordinators.accepted_key(request.peer, message.key_id)
         psk = shared.preshared_key(message.salt, calling.public_key, called.public_key)
         steps = steps_of(request.step)
         if not called.fresh:
@@ -317,12 +342,31 @@ class Director:
         yield from self._notify(called, steps)  # (9)-(11)
         yield from ask(  # (12), (13)
             called.public_key,
-            _to_node(message, psk),
+            _to_node(message, psk, access),
             Ack,
             steps.direct_called,
             timeout=DIRECTION_TIMEOUT,
         )
         return Ack()  # (14)
+
+    def _permitted(
+        self, certificate: bytes, asking: bytes, target: str
+    ) -> tuple[Certificate, Access]:
+        """The calling node, and which ports of ``target`` the policy lets it reach.
+
+        Refused WRONG_DOMAIN if the asking coordinator does not lead that node's domain, DENIED if
+        it may reach nothing.
+        """
+        calling = self._party.verify(certificate, role="node")
+        if not self._coordinators.speaks_for(asking, calling.fqdn):
+            raise Refused(
+                RefusalCode.WRONG_DOMAIN,
+                f"{self._party.peer_name(asking)} does not lead {calling.fqdn}",
+            )
+        access = self._party.policy.access(calling.fqdn, target)
+        if access == NO_ACCESS:
+            raise Refused(RefusalCode.DENIED, f"{calling.fqdn} may not reach {target}")
+        return calling, access
 
     def _notify(self, called: Node, steps: DirectionSteps) -> Process[None]:
         """Fig. 3 (9)-(11): have the node's NS wake it; the node itself acknowledges."""
@@ -346,9 +390,18 @@ class Director:
                 called.notification_server = None
 
 
-def _to_node(direction: RouteDirection, psk: bytes) -> RouteDirection:
+def _to_node(direction: RouteDirection, psk: bytes, access: Access) -> RouteDirection:
     """A direction between coordinators (8) as the node gets it (12)."""
-    return replace(direction, preshared_key=psk, target="", key_id=b"", salt=b"")
+    told = replace(direction, preshared_key=psk, target="", key_id=b"", salt=b"")
+    return _restricted(told, access)
+
+
+def _restricted(direction: RouteDirection, access: Access) -> RouteDirection:
+    """The direction with what the peer that it describes may reach at its receiver."""
+    if access is None:
+        return replace(direction, restricted=False, access=())
+    ranges = tuple(AccessRange(*each) for each in access[:MAX_ACCESS_RANGES])
+    return replace(direction, restricted=True, access=ranges)
 
 
 def _reach_told(told: InformationResponse) -> Reach:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from ntmpatch.servers.direction.reach import Reach, reach_of
 
 if TYPE_CHECKING:
+    import random
+
     from ntmpatch.base.addresses import Endpoint
     from ntmpatch.servers.direction.store import NodeRecord
     from ntmpatch.wire.control_messages import ServerLocation
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
 ANNOUNCEMENT_INTERVAL = 5.0
 ANNOUNCEMENT_LIFETIME = 3.5 * ANNOUNCEMENT_INTERVAL
 """A server that misses three announcements is taken for dead."""
+SUSPICION_LIFETIME = 15.0
+"""Seconds for which a server that did not answer is asked only if there is no other."""
+LOAD_STEP = 0.1
+"""Loads that differ by less count as equal: all would go to one until its next announcement."""
 
 
 @dataclass(slots=True)
@@ -51,10 +57,12 @@ class Server:
 class Locations:
     """All nodes and servers that this coordinator knows."""
 
-    def __init__(self) -> None:
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
         self._by_key: dict[bytes, Node] = {}
         self._by_name: dict[str, Node] = {}
         self._servers: dict[bytes, Server] = {}
+        self._suspected_until: dict[bytes, float] = {}
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -94,7 +102,13 @@ class Locations:
 
     def retire(self, public_key: bytes) -> bool:
         """Forget a server; whether it was known."""
+        self._suspected_until.pop(public_key, None)
         return self._servers.pop(public_key, None) is not None
+
+    def suspect(self, public_key: bytes, now: float) -> None:
+        """A server did not answer: others are preferred for a while."""
+        if public_key in self._servers:
+            self._suspected_until[public_key] = now + SUSPICION_LIFETIME
 
     def server(self, public_key: bytes | None, now: float) -> Server | None:
         """The server of this key, if it is alive."""
@@ -103,7 +117,7 @@ class Locations:
         return server if alive else None
 
     def servers(self, role: str, now: float) -> list[Server]:
-        """Living servers of a role that take more, least loaded first."""
+        """Living servers of a role that take more: those that answer first, then by load."""
         alive = [
             server
             for server in self._servers.values()
@@ -111,4 +125,14 @@ class Locations:
             and server.load < 1.0
             and now - server.announced_at < ANNOUNCEMENT_LIFETIME
         ]
-        return sorted(alive, key=lambda server: (server.load, server.public_key))
+        if len(alive) > 1:
+            ranks = {
+                server.public_key: (
+                    self._suspected_until.get(server.public_key, 0.0) > now,
+                    server.load // LOAD_STEP,
+                    self._rng.random(),
+                )
+                for server in alive
+            }
+            alive.sort(key=lambda server: ranks[server.public_key])
+        return alive

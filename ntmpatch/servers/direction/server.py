@@ -6,7 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ntmpatch.base.addresses import domain_of, in_domain
+from ntmpatch.base.policy import Policy
+from ntmpatch.servers.direction.coordinators import Coordinators
 from ntmpatch.servers.direction.directing import Director
+from ntmpatch.servers.direction.limits import DEFAULT_LIMITS, Limit, RequestLimits
 from ntmpatch.servers.direction.locations import (
     ANNOUNCEMENT_INTERVAL,
     Locations,
@@ -36,11 +39,13 @@ from ntmpatch.wire.control_messages import (
     ServerAnnouncement,
     ServerLocation,
     ServiceRequest,
-    SharedKeyOffer,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ntmpatch.crypto.certificate import Certificate
+    from ntmpatch.servers.direction.finding import CoordinatorFinder
     from ntmpatch.servers.direction.store import DirectionStore
     from ntmpatch.signalling.engine import Request
 
@@ -60,7 +65,7 @@ POKE_AGE = 3600.0
 
 
 class DirectionServer(EnrolledParty):
-    """DC of the domain that its own name lies in."""
+    """DC of the domain that its own name lies in, and of those that its certificate adds."""
 
     role = "DC"
     provisional_limit = 4096
@@ -70,19 +75,23 @@ class DirectionServer(EnrolledParty):
         public_key: bytes,
         *,
         store: DirectionStore,
+        finder: CoordinatorFinder | None = None,
+        policy: Policy | None = None,
+        limits: Mapping[type[Message], Limit] = DEFAULT_LIMITS,
         registration_interval: float = REGISTRATION_INTERVAL,
         **settings: Any,
     ) -> None:
         super().__init__(public_key, **settings)
         self.store = store
-        self.locations = Locations()
+        self.policy = policy or Policy()
+        self.locations = Locations(self.rng)
         self.domain = ""
-        self.peer_coordinators: set[bytes] = {public_key}
-        """Coordinators, ourselves included, whose certificates were verified."""
+        self._limits = RequestLimits(limits)
         self._registration_interval = registration_interval
         self._good_until: dict[bytes, float] = {}
         self._serials: dict[bytes, int] = {}
-        self._director = Director(self)
+        self._coordinators = Coordinators(self, finder)
+        self._director = Director(self, self._coordinators)
         self.on(RegistrationRequest, self._register)
         self.on(Deregistration, self._deregister)
         self.on(ServerAnnouncement, self._hear)
@@ -138,10 +147,24 @@ class DirectionServer(EnrolledParty):
     # --- who may ask ---------------------------------------------------------------------
 
     def permits(self, peer: bytes, message: Message) -> bool:
-        """Steps between coordinators are for coordinators; the handlers judge the rest."""
-        if isinstance(message, SharedKeyOffer | InformationRequest | RouteDirection):
-            return peer in self.peer_coordinators
+        """Steps between coordinators are for coordinators; the handlers judge the rest.
+
+        Refused TOO_FAST if the peer asks for more than its share.
+        """
+        self._limits.check(peer, message, self.now)
+        if isinstance(message, InformationRequest | RouteDirection):
+            return self._coordinators.may_ask(peer)
         return True
+
+    def leads(self, fqdn: str) -> bool:
+        """Whether the name lies in a domain that we lead."""
+        return self.certificate is not None and self.certificate.leads(fqdn)
+
+    def led_domain_of(self, fqdn: str) -> str:
+        """The domain that we lead and the name lies in, the longest if there are several."""
+        assert self.certificate is not None
+        above = [domain for domain in self.certificate.led_domains if in_domain(fqdn, domain)]
+        return max(above, key=len, default=self.domain)
 
     def registered(self, peer: bytes) -> Node:
         """The node of this key; Refused NOT_REGISTERED if it must register first."""
@@ -164,7 +187,7 @@ class DirectionServer(EnrolledParty):
             )
         )
 
-    def _authenticate(self, certificate: Certificate) -> Process[None]:
+    def authenticate(self, certificate: Certificate) -> Process[None]:
         """Ask the AS whether the certificate still counts, unless it said so a while ago."""
         key = certificate.public_key
         if self._good_until.get(key, 0.0) > self.now:
@@ -202,14 +225,14 @@ class DirectionServer(EnrolledParty):
         """Fig. 5 (3) → (6), and the same at every start and interval."""
         key = request.peer
         certificate = self.verify(message.certificate, role="node", public_key=key)
-        if not in_domain(certificate.fqdn, self.domain) or self.certificate is None:
+        if not self.leads(certificate.fqdn) or self.certificate is None:
             raise Refused(RefusalCode.NOT_AUTHORISED, f"{certificate.fqdn} is of another domain")
         seen = self.sources.get(key)
         overtaken_by = self._serials.get(key, 0) - message.serial
         if 0 < overtaken_by < MAX_REORDERING:
             raise Refused(RefusalCode.BUSY, "a later registration came first")
         self._serials[key] = message.serial
-        yield from self._authenticate(certificate)
+        yield from self.authenticate(certificate)
         local = tuple(address.endpoint() for address in message.local_endpoints)
         prefixes = self.certificate.prefixes
 
@@ -245,7 +268,7 @@ class DirectionServer(EnrolledParty):
         self.admission.confirm(key)
         yield from self._serve_notifications(node, request.step)
         return RegistrationResponse(
-            domain=self.domain,
+            domain=self.led_domain_of(record.fqdn),
             ipv4=record.ipv4,
             ipv6=record.ipv6,
             seen_endpoint=None if seen is None else Address(seen.host, seen.port),
@@ -282,6 +305,7 @@ class DirectionServer(EnrolledParty):
                 )
             except (Silent, Refused) as failure:
                 self.emit(Failed(failure, "notification service"))
+                self.locations.suspect(server.public_key, self.now)
                 continue
             node.notification_server = server.public_key
             node.served_until = self.now + SERVICE_LIFETIME / 2
@@ -304,22 +328,18 @@ class DirectionServer(EnrolledParty):
         self.sources.pop(request.peer, None)
         return Ack()
 
-    # --- servers and other coordinators ------------------------------------------------------
+    # --- servers ------------------------------------------------------------------------------
 
     def _hear(self, message: ServerAnnouncement, request: Request) -> Process[AnnouncementResponse]:
-        """An NS or RS lives; or another coordinator shows who it is."""
+        """An NS or RS lives."""
         certificate = self.verify(message.certificate, public_key=request.peer)
-        if certificate.role == "dc":
-            yield from self._authenticate(certificate)
-            self.peer_coordinators.add(request.peer)
-        elif certificate.role in ("ns", "rs") and in_domain(certificate.fqdn, self.domain):
-            yield from self._authenticate(certificate)
-            location = ServerLocation(certificate.role, message.certificate, message.endpoints[:2])
-            self.locations.announce(
-                Server(request.peer, certificate.fqdn, location, message.load, self.now)
-            )
-        else:
+        if certificate.role not in ("ns", "rs") or not self.leads(certificate.fqdn):
             raise Refused(RefusalCode.NOT_AUTHORISED, f"no {certificate.role} of {self.domain}")
+        yield from self.authenticate(certificate)
+        location = ServerLocation(certificate.role, message.certificate, message.endpoints[:2])
+        self.locations.announce(
+            Server(request.peer, certificate.fqdn, location, message.load, self.now)
+        )
         self.introduce(request.peer, certificate.role.upper(), certificate.fqdn)
         self.admission.confirm(request.peer)
         return AnnouncementResponse(ANNOUNCEMENT_INTERVAL)
@@ -329,5 +349,6 @@ class DirectionServer(EnrolledParty):
         super().forget(peer)
         self._good_until.pop(peer, None)
         self._serials.pop(peer, None)
-        self.peer_coordinators.discard(peer)
+        self._coordinators.forget(peer)
+        self._limits.forget(peer)
         self.locations.retire(peer)

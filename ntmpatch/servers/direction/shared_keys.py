@@ -60,6 +60,10 @@ class SharedKeys:
         while len(keys) > _MAX_ACCEPTED_PER_COORDINATOR:
             keys.popitem(last=False)
 
+    def drop_accepted(self, coordinator: bytes) -> None:
+        """``coordinator`` has gone."""
+        self._accepted.pop(coordinator, None)
+
     def accepted_from(self, coordinator: bytes, key_id: bytes, now: float) -> SharedKey | None:
         """The key of that id, if ``coordinator`` offered it and it is still good."""
         keys = self._accepted.get(coordinator)
