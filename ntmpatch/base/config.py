@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 import tomllib
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from ntmpatch.base.errors import ConfigError
+from ntmpatch.base.policy import Policy, parse_rule
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0)]
+Rate = Annotated[float, Meta(gt=0, le=1e6)]
 
 DEFAULT_ACCOUNT_PORT = 3470
 DEFAULT_DIRECTION_PORT = 3471
@@ -69,11 +74,29 @@ class NodeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Only with ``[[peer]]``: this node's name."""
 
 
+class PolicySection(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    rename={"sources": "from", "targets": "to"},
+):
+    """``[[policy]]``: who may reach what. Without any, everybody of the same AS may everything."""
+
+    sources: tuple[str, ...] = ()
+    """Patterns of names: ``*``, ``*.home.example`` or a name; empty: everybody."""
+    targets: tuple[str, ...] = ()
+    """The same, of the nodes that may be reached; empty: all."""
+    ports: tuple[str, ...] = ()
+    """As ``tcp/22``, ``udp/5000-5010`` or ``tcp``; empty: all."""
+
+
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The file that ``run --config`` and ``NTMPATCH_CONFIG`` name."""
 
     node: NodeSection = NodeSection()
     peer: tuple[PeerSection, ...] = ()
+    policy: tuple[PolicySection, ...] = ()
+    """What others may reach here, beside what the coordinators allow them."""
     timers: TimersSection = TimersSection()
 
 
@@ -112,6 +135,15 @@ class DnsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ttl: Annotated[int, Meta(ge=0, le=86400)] = 30
 
 
+class LimitsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[limits]``: how much one peer may ask of the DC, in requests a second."""
+
+    registrations_per_node: Rate = 2.0
+    directions_per_node: Rate = 20.0
+    lookups_per_coordinator: Rate = 2000.0
+    """Questions about nodes here by a coordinator of another domain."""
+
+
 class ServeConfig(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"account": "as"}
 ):
@@ -123,6 +155,20 @@ class ServeConfig(
     ns: ServerSection = ServerSection()
     rs: ServerSection = ServerSection()
     dns: DnsSection = DnsSection()
+    policy: tuple[PolicySection, ...] = ()
+    """Who may reach the nodes of this DC."""
+    limits: LimitsSection = LimitsSection()
+
+
+def policy_of(sections: Sequence[PolicySection]) -> Policy:
+    """The rules of a configuration; ConfigError tells which of them cannot be read."""
+    rules = []
+    for number, section in enumerate(sections, 1):
+        try:
+            rules.append(parse_rule(section.sources, section.targets, section.ports))
+        except ConfigError as error:
+            raise ConfigError(f"[[policy]] {number}: {error}") from None
+    return Policy(rules)
 
 
 def parse_node_config(text: str, file: str) -> NodeConfig:

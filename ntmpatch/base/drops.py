@@ -48,6 +48,7 @@ class Drop(StrEnum):
     PACKET_MULTICAST = "ip: to a group or a broadcast address"
     PACKET_NOT_OURS = "ip: destination is not an address of this node"
     PACKET_UNKNOWN_PROTOCOL = "ip: no such transport protocol"
+    PACKET_DENIED = "ip: the policy does not let this peer reach the port"
     FRAGMENT_MALFORMED = "ip: fragment beyond 65,535 bytes or of an odd size"
     FRAGMENT_TINY = "ip: first fragment without all headers"
     FRAGMENT_OVERLAP = "ip: fragments overlap"

@@ -52,11 +52,13 @@ def serve(roles: tuple[str, ...], config: str | None, check: bool, as_json: bool
 def check_configuration(config: ServeConfig, roles: tuple[str, ...]) -> dict[str, Any]:
     """Where the servers of ``roles`` will be; ConfigError if the configuration cannot work."""
     from ntmpatch.base.addresses import normalise_fqdn  # noqa: PLC0415 (as in serve)
+    from ntmpatch.base.config import policy_of  # noqa: PLC0415
     from ntmpatch.runtime.accounts import account_server_endpoint  # noqa: PLC0415
     from ntmpatch.runtime.serve import place_of  # noqa: PLC0415
     from ntmpatch.runtime.settings import read_token  # noqa: PLC0415
 
     domain = normalise_fqdn(config.serve.domain)
+    policy_of(config.policy)
     if "as" in roles:
         account_server_endpoint(config)
     for role in roles:

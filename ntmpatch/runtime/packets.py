@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ntmpatch.base.drops import DropCounter
+    from ntmpatch.base.policy import Access
     from ntmpatch.packet.tunnel.peer import Peer
     from ntmpatch.runtime.carrier import Carrier, Path
 
@@ -32,6 +33,8 @@ class Route:
     addresses: frozenset[bytes]
     kernel: bool = False
     """Its stack verifies checksums, and ours must verify what it sends."""
+    access: Access = None
+    """Ports of ours that it may reach."""
 
 
 class PacketSide:
@@ -80,6 +83,7 @@ class PacketSide:
         self._by_key[route.public_key] = route
         for address in route.addresses:
             self._by_address[address] = route
+            self.stack.access.allow(address, route.access)
 
     def remove_route(self, public_key: bytes) -> None:
         """The peer has no addresses any more."""
@@ -89,6 +93,7 @@ class PacketSide:
         for address in route.addresses:
             if self._by_address.get(address) is route:
                 del self._by_address[address]
+                self.stack.access.allow(address, None)
 
     def route_to(self, address: bytes) -> Route | None:
         """Who has this virtual address."""

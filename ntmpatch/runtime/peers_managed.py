@@ -94,6 +94,7 @@ class ManagedPeers:
             now=time.monotonic(),
             rng=random.Random(os.urandom(16)),
             wall_clock=time.time,
+            policy=settings.policy,
             drops=self._packets.drops,
         )
         return self._negotiation
@@ -227,7 +228,9 @@ class ManagedPeers:
                 if addresses and effect.initiate:
                     self._station.trace("3.17", self._title(effect.public_key), "tunnel request")
                 if addresses:
-                    self._packets.add_route(Route(effect.public_key, addresses))
+                    self._packets.add_route(
+                        Route(effect.public_key, addresses, access=effect.access)
+                    )
             case Forget():
                 self._names.pop(effect.public_key, None)
                 self._traced.discard(effect.public_key)

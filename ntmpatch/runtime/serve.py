@@ -26,6 +26,7 @@ from ntmpatch.base.config import (
     DEFAULT_RELAY_PORT,
     ServeConfig,
     ServerSection,
+    policy_of,
 )
 from ntmpatch.base.errors import ConfigError, NtmpatchError, RefusedError
 from ntmpatch.crypto.token import parse_token
@@ -36,6 +37,7 @@ from ntmpatch.runtime.settings import read_token
 from ntmpatch.runtime.store_direction import SqlDirectionStore
 from ntmpatch.runtime.trace import TraceWriter
 from ntmpatch.servers.account.server import AccountServer
+from ntmpatch.servers.direction.limits import limits_of
 from ntmpatch.servers.direction.server import DirectionServer
 from ntmpatch.servers.direction.zone import Zone, ZoneFacts
 from ntmpatch.servers.notification.server import NotificationServer
@@ -151,7 +153,19 @@ class Servers:
 
     def _make_direction_server(self, public_key: bytes, **common: Any) -> Party:
         store = SqlDirectionStore(server_database(self._config, self._state, "direction"))
-        return DirectionServer(public_key, store=store, **self._enrolled("dc"), **common)
+        limits = self._config.limits
+        return DirectionServer(
+            public_key,
+            store=store,
+            policy=policy_of(self._config.policy),
+            limits=limits_of(
+                registrations=limits.registrations_per_node,
+                directions=limits.directions_per_node,
+                lookups=limits.lookups_per_coordinator,
+            ),
+            **self._enrolled("dc"),
+            **common,
+        )
 
     def _make_enrolled(self, role: str, kind: type[Party]) -> Callable[..., Party]:
         def make(public_key: bytes, **common: Any) -> Party:

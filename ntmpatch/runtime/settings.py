@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ntmpatch.base.addresses import Endpoint, normalise_fqdn, parse_endpoint
-from ntmpatch.base.config import NodeConfig, PeerSection, parse_node_config
+from ntmpatch.base.config import NodeConfig, PeerSection, parse_node_config, policy_of
 from ntmpatch.base.errors import ConfigError
 from ntmpatch.crypto.token import Token, parse_token
 from ntmpatch.packet.tunnel.constants import Timers
@@ -24,6 +24,8 @@ from ntmpatch.runtime.state import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from ntmpatch.base.policy import Policy
 
 MAX_CONFIG_SIZE = 1 << 20
 MAX_CONTROL_PATH = 107
@@ -65,6 +67,7 @@ class NodeSettings:
     mtu: int
     offload: bool
     timers: Timers
+    policy: Policy
 
     @property
     def has_identity(self) -> bool:
@@ -131,6 +134,7 @@ def load_settings(
             rekey_timeout=parsed.timers.rekey_timeout,
             keepalive_timeout=parsed.timers.keepalive,
         ),
+        policy=policy_of(parsed.policy),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ntmpatch.base.drops import Drop, DropCounter
 from ntmpatch.base.errors import UntrustedError
+from ntmpatch.packet.stack.access import AccessTable
 from ntmpatch.packet.stack.fragments import Reassembler
 from ntmpatch.packet.stack.gro import extend_run
 from ntmpatch.packet.stack.icmp import IcmpService
@@ -67,6 +68,7 @@ class Stack:
         self._loopback: deque[bytes] = deque()
         self._reassembler = Reassembler(self.drops)
         secret = os.urandom(16) if secret is None else secret
+        self.access = AccessTable()
         self.paths = PathMtuService(
             base=mtu,
             limit=mtu if max_mtu is None else max_mtu,
@@ -85,6 +87,7 @@ class Stack:
             drops=self.drops,
             emit=self._emit,
             is_own=self._addresses.__contains__,
+            access=self.access,
         )
         identify = counting(rng.getrandbits(32)).__next__
         self.udp = UdpService(
@@ -95,6 +98,7 @@ class Stack:
             drops=self.drops,
             emit=self._emit,
             source_for=self.source_for,
+            access=self.access,
         )
         self._icmp = IcmpService(
             now=now,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from ntmpatch.base.drops import Drop
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ntmpatch.base.drops import DropCounter
+    from ntmpatch.packet.stack.access import AccessTable
     from ntmpatch.packet.stack.handlers import UdpHandler
+
+MAX_ASKED = 1024
+"""Restricted peers and ports whose answers one socket waits for."""
 
 
 class UdpSocket:
@@ -35,6 +40,8 @@ class UdpSocket:
         self.remote: tuple[bytes, int] | None = None
         self.handler = handler
         self.is_closed = False
+        self.asked: OrderedDict[tuple[bytes, int], None] = OrderedDict()
+        """Restricted peers that this socket has sent to, of late: their answers may come in."""
         self._service = service
 
     def send_to(self, payload: bytes | memoryview, remote: tuple[bytes, int], now: float) -> None:
@@ -67,7 +74,9 @@ class UdpService:
         drops: DropCounter,
         emit: Callable[[SuperSegment], None],
         source_for: Callable[[bytes], bytes],
+        access: AccessTable,
     ) -> None:
+        self._access = access
         self.source_for = source_for
         self.ports = PortTable(rng)
         self._drops = drops
@@ -104,6 +113,10 @@ class UdpService:
             raise os_error(errno.EMSGSIZE)
         if family_of(remote[0]) not in socket.claim.families:
             raise os_error(errno.EAFNOSUPPORT)
+        if self._access.is_restricted(remote[0]):
+            socket.asked[remote] = None
+            if len(socket.asked) > MAX_ASKED:
+                socket.asked.popitem(last=False)
         source = socket.address or self.source_for(remote[0])
         size = udp.HEADER_SIZE + len(payload)
         overhead = ip.header_size(source)
@@ -139,6 +152,13 @@ class UdpService:
         socket = self._find(packet.destination, port, remote)
         if socket is None:
             self._drops.drop(Drop.UDP_NO_SOCKET)
+            return False
+        if not (
+            self._access.admits(ip.UDP, packet.source, port)
+            or socket.remote is not None
+            or remote in socket.asked
+        ):
+            self._drops.drop(Drop.PACKET_DENIED)
             return False
         socket.handler.datagram(payload, remote, (packet.destination, port))
         return True

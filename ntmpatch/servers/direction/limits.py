@@ -39,6 +39,18 @@ DEFAULT_LIMITS: Mapping[type[Message], Limit] = {
 }
 
 
+def limits_of(
+    *, registrations: float, directions: float, lookups: float
+) -> dict[type[Message], Limit]:
+    """The limits with other rates (a second); ten seconds' worth may come at once."""
+    return {
+        **DEFAULT_LIMITS,
+        RegistrationRequest: Limit(registrations, 10.0 * registrations),
+        DirectionRequest: Limit(directions, 10.0 * directions),
+        InformationRequest: Limit(lookups, 2.0 * lookups),
+    }
+
+
 class RequestLimits:
     """The buckets of all peers."""
 

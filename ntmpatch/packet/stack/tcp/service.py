@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ntmpatch.base.drops import DropCounter
+    from ntmpatch.packet.stack.access import AccessTable
     from ntmpatch.packet.stack.handlers import TcpHandler
     from ntmpatch.packet.stack.pathmtu import PathMtuService
     from ntmpatch.wire.tcp import Segment
@@ -79,6 +80,7 @@ class TcpService:
         drops: DropCounter,
         emit: Callable[[SuperSegment], None],
         is_own: Callable[[bytes], bool],
+        access: AccessTable,
     ) -> None:
         self.paths = paths
         self.drops = drops
@@ -89,6 +91,7 @@ class TcpService:
         self._epoch = now
         self._emit = emit
         self._is_own = is_own
+        self._access = access
         self._connections: dict[_Flow, TcpConnection] = {}
         self.ports = PortTable(rng)
         self._listeners = ListenerTable()
@@ -195,6 +198,9 @@ class TcpService:
             self.drops.drop(Drop.TCP_NO_CONNECTION)
         elif listener is None:
             self.drops.drop(Drop.TCP_NO_CONNECTION)
+            self.send_reset(local, remote, seg)
+        elif not self._access.admits(ip.TCP, source, seg.destination_port):
+            self.drops.drop(Drop.PACKET_DENIED)
             self.send_reset(local, remote, seg)
         elif seg.flags & (tcp.SYN | tcp.ACK) == tcp.SYN:
             open_passively(self, listener, local, remote, seg, now)
