@@ -92,11 +92,18 @@ class NodeNegotiation(EnrolledParty):
         return domain_of(self.fqdn)
 
     def virtual_prefixes(self) -> tuple[str, ...]:
-        """The prefixes that the domain's virtual addresses are of, as text."""
+        """The prefixes that virtual addresses are of, as text: our domain's, then the others'."""
         prefixes: list[str] = []
         for location in self.coordinators():
             prefixes += self.verify(location.certificate).prefixes
+        for each in self.enrolment.federation:
+            prefixes += (each.ipv4_prefix, each.ipv6_prefix)
         return tuple(dict.fromkeys(prefixes))
+
+    def domains(self) -> tuple[str, ...]:
+        """The domains whose names are looked up here: ours, and those that the AS has leased to."""
+        told = (each.domain for each in self.enrolment.federation)
+        return tuple(dict.fromkeys(filter(None, (self.domain, *told))))
 
     def server_endpoints(self) -> tuple[Endpoint, ...]:
         """Where the servers are that the node speaks to: what its local address has to reach."""

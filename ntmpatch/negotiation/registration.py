@@ -13,6 +13,9 @@ from ntmpatch.signalling.process import Event, Process, ask, wait
 from ntmpatch.wire.control_messages import (
     Ack,
     Deregistration,
+    FederatedDomain,
+    FederationRequest,
+    FederationResponse,
     RefusalCode,
     RegistrationRequest,
     RegistrationResponse,
@@ -34,6 +37,8 @@ MAX_RETRY_INTERVAL = 10.0
 LEAVE_TIMEOUT = 0.6
 """Seconds that a program's end may wait for the DC's goodbye: one retransmission."""
 SILENCES_BEFORE_ASKING_AS = 2
+MAX_DOMAINS = 1000
+"""Domains that a node keeps in mind; of a larger federation, those named in its configuration."""
 RECENT = 1.0
 """Seconds after a registration in which a new session with the DC is no reason for another."""
 _FATAL = frozenset({RefusalCode.REVOKED, RefusalCode.NOT_AUTHORISED})
@@ -197,10 +202,23 @@ class Registrar:
             party.emit(assigned)
         if first:
             party.emit(Ready(party.role, party.fqdn))
+        if answer.federation != party.enrolment.federation_version and answer.federation:
+            party.start(self._ask_for_domains(key), what="list of domains")
         self._serve_by(answer.servers, step)
         self._keep_reachable()
         self._registered_at = party.now
         self._registered.set(key)
+
+    def _ask_for_domains(self, coordinator: bytes) -> Process[None]:
+        """The list of domains, page by page."""
+        domains: list[FederatedDomain] = []
+        while len(domains) < MAX_DOMAINS:
+            after = domains[-1].domain if domains else ""
+            page = yield from ask(coordinator, FederationRequest(after), FederationResponse)
+            if not page.domains or page.domains[0].domain <= after:
+                self._party.learn_domains(tuple(domains), page.version)
+                return
+            domains += page.domains
 
     def _keep_reachable(self) -> None:
         """Behind a NAT, and with no NS that wakes us, the channel to the DC has to stay open."""

@@ -66,7 +66,7 @@ class _Enrolment:
                 state = self._settings.state
                 state.write(ENROLMENT, effect.state)
                 if EnrolmentState.decode(effect.state).coordinators:
-                    domains = (self.negotiation.domain, *self._settings.domains)
+                    domains = (*self.negotiation.domains(), *self._settings.domains)
                     state.write_names(domains, self.negotiation.virtual_prefixes())
                     # Before the negotiation goes on to the DC: that is the program's to do.
                     self.station.close()

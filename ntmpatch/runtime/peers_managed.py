@@ -126,7 +126,7 @@ class ManagedPeers:
         )
 
     def _domains(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((self._negotiation.domain, *self._settings.domains)))
+        return tuple(dict.fromkeys((*self._negotiation.domains(), *self._settings.domains)))
 
     def resolve(self, name: str) -> local.Resolved:
         """Have a tunnel to ``name`` directed, and wait for it."""

@@ -202,6 +202,17 @@ class SqlAccountStore:
             )
             return lease
 
+    def leases_after(self, domain: str, limit: int) -> list[PrefixLease]:
+        """Leases of the domains whose names come after ``domain``, in their order."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                select(leases)
+                .where(leases.c.domain > domain)
+                .order_by(leases.c.domain)
+                .limit(limit)
+            ).all()
+        return [PrefixLease(row.domain, row.ipv4_prefix, row.ipv6_prefix) for row in rows]
+
 
 def _ula(domain: str) -> str:
     """The domain's /48: forty bits of a hash, as RFC 4193, section 3.2.2 draws its global ID."""

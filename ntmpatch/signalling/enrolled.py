@@ -24,6 +24,7 @@ from ntmpatch.wire.control_messages import (
     CertificateRenewal,
     EnrolmentRequest,
     EnrolmentResponse,
+    FederatedDomain,
     RefusalCode,
     ServerLocation,
     addresses_of,
@@ -75,6 +76,9 @@ class EnrolmentState(msgspec.Struct, frozen=True):
     signing_key: bytes
     certificate: bytes = b""
     coordinators: tuple[ServerLocation, ...] = ()
+    federation: tuple[FederatedDomain, ...] = ()
+    """The domains that there are, as a node's DC told them."""
+    federation_version: int = 0
 
     def encode(self) -> bytes:
         """The state as it is stored."""
@@ -236,6 +240,13 @@ class EnrolledParty(Party):
             coordinators = self.enrolment.coordinators
         self.enrolment = msgspec.structs.replace(
             self.enrolment, certificate=certificate, coordinators=coordinators
+        )
+        self.emit(Persist(self.enrolment.encode()))
+
+    def learn_domains(self, domains: tuple[FederatedDomain, ...], version: int) -> None:
+        """Take the list of domains, and have it stored."""
+        self.enrolment = msgspec.structs.replace(
+            self.enrolment, federation=domains, federation_version=version
         )
         self.emit(Persist(self.enrolment.encode()))
 

@@ -42,6 +42,8 @@ class Address(Struct, frozen=True, array_like=True):
 
 
 MAX_ACCESS_RANGES = 16
+MAX_DOMAINS_A_MESSAGE = 3
+"""Names of the greatest length, and their prefixes, still fit one datagram."""
 
 Addresses: TypeAlias = Annotated[tuple[Address, ...], Meta(max_length=8)]
 
@@ -338,7 +340,7 @@ class FederatedDomain(Struct, frozen=True, array_like=True):
 class FederationResponse(Message, frozen=True, array_like=True, tag=51):
     """Some of the domains, in the order of their names; an empty list is the end."""
 
-    domains: Annotated[tuple[FederatedDomain, ...], Meta(max_length=16)]
+    domains: Annotated[tuple[FederatedDomain, ...], Meta(max_length=MAX_DOMAINS_A_MESSAGE)]
     version: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
     """Changes with the list; 0: not known."""
 

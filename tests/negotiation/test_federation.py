@@ -102,6 +102,23 @@ def test_the_steps_between_two_coordinators_are_the_figures() -> None:
     assert of_mn.initiate, "who is behind the NAT calls"
 
 
+def test_nodes_learn_which_domains_there_are_and_keep_it() -> None:
+    here, there, mn, cn = two_domains(19)
+    here.network.run(130.0)
+    party: Any = mn.party
+    assert party.domains() == ("a.example", "b.example")
+    assert set(party.virtual_prefixes()) >= {
+        lease.ipv4_prefix for lease in here.accounts.leases.values()
+    }
+    third = Domain(99, name="c.example", beside=there)
+    third.coordinator = third.start_coordinator()
+    here.network.run(130.0)
+    assert party.domains() == ("a.example", "b.example", "c.example")
+    again = here.start_node("mn", GLOBAL_A, key=mn.party.public_key)
+    assert again.party.domains() == party.domains()  # type: ignore[attr-defined]
+    assert cn.party.domains()[0] == "b.example"  # type: ignore[attr-defined]
+
+
 def test_the_key_between_the_coordinators_is_changed_when_it_expires() -> None:
     here, there, mn, cn = two_domains(2)
     assert isinstance(there.resolve(mn, "cn"), Resolved)

@@ -96,6 +96,9 @@ class MemoryAccountStore:
             )
         return self.leases[domain]
 
+    def leases_after(self, domain: str, limit: int) -> list[PrefixLease]:
+        return [self.leases[name] for name in sorted(self.leases) if name > domain][:limit]
+
 
 @dataclass
 class MemoryDirectionStore:

@@ -14,12 +14,16 @@ from ntmpatch.signalling.errors import Refused
 from ntmpatch.signalling.party import Party
 from ntmpatch.signalling.process import Process, work
 from ntmpatch.wire.control_messages import (
+    MAX_DOMAINS_A_MESSAGE,
     Address,
     AuthenticationInquiry,
     AuthenticationVerdict,
     CertificateRenewal,
     EnrolmentRequest,
     EnrolmentResponse,
+    FederatedDomain,
+    FederationRequest,
+    FederationResponse,
     PrefixLeaseRequest,
     PrefixLeaseResponse,
     RefusalCode,
@@ -70,6 +74,7 @@ class AccountServer(Party):
         self.on(CertificateRenewal, self._renew)
         self.on(AuthenticationInquiry, self._inquire)
         self.on(PrefixLeaseRequest, self._lease)
+        self.on(FederationRequest, self._tell_domains)
 
     def begin(self, now: float) -> None:
         """Nothing is needed to serve."""
@@ -138,6 +143,23 @@ class AccountServer(Party):
             return PrefixLeaseResponse(*prefixes, certificate)
 
         response = yield from work(job, "prefix lease")
+        self._meet(request.peer)
+        return response
+
+    def _tell_domains(
+        self, message: FederationRequest, request: Request
+    ) -> Process[FederationResponse]:
+        def job() -> FederationResponse:
+            self._account(request.peer, role="dc")
+            leases = self._store.leases_after(message.after, MAX_DOMAINS_A_MESSAGE)
+            return FederationResponse(
+                tuple(
+                    FederatedDomain(lease.domain, lease.ipv4_prefix, lease.ipv6_prefix)
+                    for lease in leases
+                )
+            )
+
+        response = yield from work(job, "list of domains")
         self._meet(request.peer)
         return response
 

@@ -66,3 +66,6 @@ class AccountStore(Protocol):
 
     def lease_prefixes(self, domain: str, now: float) -> PrefixLease:
         """The domain's prefixes, the same ones every time. Refused EXHAUSTED if none is left."""
+
+    def leases_after(self, domain: str, limit: int) -> list[PrefixLease]:
+        """Leases of the domains whose names come after ``domain``, in their order."""

@@ -9,6 +9,7 @@ from ntmpatch.base.addresses import domain_of, in_domain
 from ntmpatch.base.policy import Policy
 from ntmpatch.servers.direction.coordinators import Coordinators
 from ntmpatch.servers.direction.directing import Director
+from ntmpatch.servers.direction.federation import Federation
 from ntmpatch.servers.direction.limits import DEFAULT_LIMITS, Limit, RequestLimits
 from ntmpatch.servers.direction.locations import (
     ANNOUNCEMENT_INTERVAL,
@@ -91,6 +92,7 @@ class DirectionServer(EnrolledParty):
         self._good_until: dict[bytes, float] = {}
         self._serials: dict[bytes, int] = {}
         self._coordinators = Coordinators(self, finder)
+        self._federation = Federation(self)
         self._director = Director(self, self._coordinators)
         self.on(RegistrationRequest, self._register)
         self.on(Deregistration, self._deregister)
@@ -119,6 +121,7 @@ class DirectionServer(EnrolledParty):
             self.introduce(record.public_key, "node", record.fqdn)
         self.emit(Ready(self.role, self.name))
         self.start(self._poke(), what="calling nodes")
+        self.start(self._federation.keep(), what="list of domains")
         if enrolled_before:
             yield from self.certify()  # so that the AS names the endpoints that we have now
 
@@ -274,6 +277,7 @@ class DirectionServer(EnrolledParty):
             seen_endpoint=None if seen is None else Address(seen.host, seen.port),
             interval=self._registration_interval,
             servers=self._servers_for(node),
+            federation=self._federation.version,
         )
 
     def _serve_notifications(self, node: Node, step: str) -> Process[None]:
