@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +32,11 @@ from ntmpatch.base.config import (
 from ntmpatch.base.errors import ConfigError, NtmpatchError, RefusedError
 from ntmpatch.crypto.token import parse_token
 from ntmpatch.runtime.accounts import Accounts, serve_state, server_database
+from ntmpatch.runtime.batching import GroupedEngine
 from ntmpatch.runtime.dns import DnsService
 from ntmpatch.runtime.servers import NotificationLinks, RelayForwarding, ServerStation
 from ntmpatch.runtime.settings import read_token
+from ntmpatch.runtime.store import SqlAccountStore
 from ntmpatch.runtime.store_direction import SqlDirectionStore
 from ntmpatch.runtime.trace import TraceWriter
 from ntmpatch.servers.account.server import AccountServer
@@ -55,6 +58,8 @@ log = logging.getLogger("ntmpatch.serve")
 
 ALL_ROLES = ("as", "dc", "ns", "rs")
 TITLES = {"as": "AS", "dc": "DC", "ns": "NS", "rs": "RS"}
+DATABASES = {"as": "account", "dc": "direction"}
+"""Servers that keep something in a database, and what its SQLite file is called."""
 _PORTS = {
     "as": DEFAULT_ACCOUNT_PORT,
     "dc": DEFAULT_DIRECTION_PORT,
@@ -89,6 +94,7 @@ class Servers:
         self._waiting = set(self._roles)
         self._trace = TraceWriter()
         self._stations: dict[str, ServerStation] = {}
+        self._engines: dict[str, GroupedEngine] = {}
         self._closers: list[Callable[[], None]] = []
         self.dns: DnsService | None = None
 
@@ -112,6 +118,7 @@ class Servers:
             "rs": self._make_enrolled("rs", RelayServer),
         }
         forwarding = RelayForwarding() if role == "rs" else None
+        engine = self._engine(role)
         station = ServerStation(
             self._state.private_key(f"{role}.key"),
             makers[role],
@@ -121,6 +128,7 @@ class Servers:
             on_ready=functools.partial(self._is_ready, role),
             on_failed=self._has_failed,
             on_datagram=forwarding.datagram if forwarding is not None else None,
+            group=engine.group if engine is not None else nullcontext,
         )
         self._stations[role] = station
         self._closers.append(station.close)
@@ -141,18 +149,25 @@ class Servers:
 
     # --- parties -------------------------------------------------------------------------
 
+    def _engine(self, role: str) -> GroupedEngine | None:
+        """The database of a server that has one; jobs on it that wait are committed together."""
+        if role not in self._engines and role in DATABASES:
+            engine = server_database(self._config, self._state, DATABASES[role])
+            self._engines[role] = GroupedEngine(engine)
+        return self._engines.get(role)
+
     def _make_account_server(self, public_key: bytes, **common: Any) -> Party:
         assert self._accounts is not None
         return AccountServer(
             public_key,
             name=self.places["as"].name,
-            store=self._accounts.store,
+            store=SqlAccountStore(self._engines["as"]),
             signing_key=self._accounts.signing_key,
             **common,
         )
 
     def _make_direction_server(self, public_key: bytes, **common: Any) -> Party:
-        store = SqlDirectionStore(server_database(self._config, self._state, "direction"))
+        store = SqlDirectionStore(self._engines["dc"])
         limits = self._config.limits
         return DirectionServer(
             public_key,

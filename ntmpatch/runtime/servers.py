@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ntmpatch.runtime.station import Station
@@ -43,6 +44,7 @@ class ServerStation:
         on_ready: Callable[[], None],
         on_failed: Callable[[Exception], None],
         on_datagram: Callable[[memoryview, int, Endpoint], bool] | None = None,
+        group: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._persist = persist
         self._on_ready = on_ready
@@ -64,6 +66,7 @@ class ServerStation:
             trace=trace,
             on_effect=self._effect,
             on_datagram=on_datagram,
+            group=group,
         )
         self.party: Any = self.station.party
         self.station.carrier.bind(binds)

@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -18,6 +19,7 @@ import gevent
 from ntmpatch.base.backoff import Backoff
 from ntmpatch.packet.tunnel.tunnel import Admitted, Established, Tunnel
 from ntmpatch.runtime.carrier import Carrier, Path, RelayedEndpoint
+from ntmpatch.runtime.jobs import Jobs
 from ntmpatch.runtime.streams import TunnelStream, connect_stream
 from ntmpatch.signalling.effects import Contact, Effect, Failed, Forget, Traced, Work
 from ntmpatch.wire.relay import bind_frame, data_header
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from ntmpatch.base.addresses import Endpoint
     from ntmpatch.packet.tunnel.peer import Peer
     from ntmpatch.packet.tunnel.tunnel import TunnelEvent
+    from ntmpatch.runtime.jobs import Outcome
     from ntmpatch.runtime.trace import TraceWriter
     from ntmpatch.signalling.party import Party
 
@@ -44,7 +47,10 @@ RELAY_BIND_RETRIES = (0.1, 0.3, 0.9)
 
 
 class Station:
-    """Runs ``party`` behind ``binds``. To be made and used inside the hub."""
+    """Runs ``party`` behind ``binds``. To be made and used inside the hub.
+
+    ``group()`` is what the party's jobs on its store run in together (runtime/batching.py).
+    """
 
     def __init__(
         self,
@@ -58,6 +64,7 @@ class Station:
         on_event: Callable[[TunnelEvent, float], None] | None = None,
         before_wait: Callable[[float], float | None] | None = None,
         on_datagram: Callable[[memoryview, int, Endpoint], bool] | None = None,
+        group: Callable[[], AbstractContextManager[None]] = nullcontext,
         gso: bool = True,
     ) -> None:
         self.rng = random.Random(os.urandom(16))
@@ -86,7 +93,7 @@ class Station:
         self._links: dict[bytes, _Link] = {}
         self._relays: dict[bytes, _RelayBinding] = {}
         self._contacts: dict[bytes, Contact] = {}
-        self._threadpool: Any = gevent.get_hub().threadpool
+        self._jobs = Jobs(self._worked, group)
 
     def contact(self, public_key: bytes) -> Contact | None:
         """What the party said about this peer."""
@@ -98,6 +105,7 @@ class Station:
             link.close()
         for binding in self._relays.values():
             binding.close()
+        self._jobs.close()
         self.carrier.close()
 
     def rebind(self, binds: Sequence[Endpoint]) -> None:
@@ -161,7 +169,7 @@ class Station:
     def _carry_out(self, effect: Effect, now: float) -> None:
         match effect:
             case Work():
-                self._threadpool.spawn(_attempt, effect).rawlink(self._worked)
+                self._jobs.submit(effect)
             case Contact():
                 self._meet(effect, now)
                 self._on_effect(effect, now)
@@ -183,9 +191,10 @@ class Station:
             case _:
                 self._on_effect(effect, now)
 
-    def _worked(self, result: Any) -> None:
-        job, outcome = result.get()
-        self.party.complete(job, outcome, time.monotonic())
+    def _worked(self, outcomes: list[Outcome]) -> None:
+        now = time.monotonic()
+        for job, outcome in outcomes:
+            self.party.complete(job, outcome, now)
         self.carrier.wake()
 
     def _meet(self, contact: Contact, now: float) -> None:
@@ -347,14 +356,6 @@ class _RelayBinding:
         while True:
             gevent.sleep(RELAY_BIND_INTERVAL)
             self._send()
-
-
-def _attempt(job: Work) -> tuple[Work, Any]:
-    """Run a job in the thread pool; its exception is its outcome."""
-    try:
-        return job, job.run()
-    except Exception as error:
-        return job, error
 
 
 def _ignore_packets(_peer: Peer[Path], _packets: list[memoryview], _now: float) -> None:

@@ -18,6 +18,9 @@ class Work:
 
     run: Callable[[], Any]
     name: str = ""
+    stored: bool = False
+    """It reads or writes the party's store only. Such jobs run one after the other, many in one
+    transaction, and are completed when that is durable."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -86,9 +86,12 @@ def ask(
     return answer
 
 
-def work(run: Callable[[], T], name: str = "") -> Process[T]:
-    """The result of a blocking job, which the runtime runs elsewhere."""
-    result: T = yield Work(run, name)
+def work(run: Callable[[], T], name: str = "", *, stored: bool = False) -> Process[T]:
+    """The result of a blocking job, which the runtime runs elsewhere.
+
+    ``stored``: it is about the party's store only; what it wrote is durable when it has ended.
+    """
+    result: T = yield Work(run, name, stored)
     return result
 
 

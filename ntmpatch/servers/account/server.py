@@ -93,7 +93,7 @@ class AccountServer(Party):
             answer = self._certify(account, request.peer, message.endpoints, wall_now)
             return answer, account.role
 
-        response, role = yield from work(job, "enrolment")
+        response, role = yield from work(job, "enrolment", stored=True)
         self._meet(request.peer, role)
         return response
 
@@ -105,7 +105,7 @@ class AccountServer(Party):
             answer = self._certify(account, request.peer, message.endpoints, wall_now)
             return answer, account.role
 
-        response, role = yield from work(job, "certificate renewal")
+        response, role = yield from work(job, "certificate renewal", stored=True)
         self._meet(request.peer, role)
         return response
 
@@ -123,7 +123,7 @@ class AccountServer(Party):
                 text = ""
             return AuthenticationVerdict(not text, self._verdict_lifetime, text)
 
-        verdict = yield from work(job, "authentication inquiry")
+        verdict = yield from work(job, "authentication inquiry", stored=True)
         self._meet(request.peer)
         return verdict
 
@@ -142,7 +142,7 @@ class AccountServer(Party):
             self._store.save_certificate(account.fqdn, certificate, None, wall_now)
             return PrefixLeaseResponse(*prefixes, certificate)
 
-        response = yield from work(job, "prefix lease")
+        response = yield from work(job, "prefix lease", stored=True)
         self._meet(request.peer)
         return response
 
@@ -159,7 +159,7 @@ class AccountServer(Party):
                 )
             )
 
-        response = yield from work(job, "list of domains")
+        response = yield from work(job, "list of domains", stored=True)
         self._meet(request.peer)
         return response
 

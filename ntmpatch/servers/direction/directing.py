@@ -307,7 +307,9 @@ class Director:
         self._permitted(message.asking_certificate, request.peer, message.fqdn)
         node = party.locations.named(message.fqdn)
         if node is None:
-            known = yield from work(lambda: party.store.node_named(message.fqdn), "look-up")
+            known = yield from work(
+                lambda: party.store.node_named(message.fqdn), "look-up", stored=True
+            )
             if known is None:
                 raise Refused(RefusalCode.UNKNOWN_NAME, f"{message.fqdn} is not known here")
             raise Refused(RefusalCode.UNREACHABLE, f"{message.fqdn} has left")

@@ -116,7 +116,7 @@ class DirectionServer(EnrolledParty):
         self.domain = domain_of(self.certificate.fqdn)
         if not self.certificate.prefixes:
             yield from self._lease_prefixes()
-        for record in (yield from work(self.store.nodes, "load nodes")):
+        for record in (yield from work(self.store.nodes, "load nodes", stored=True)):
             self.locations.put(Node(record))
             self.introduce(record.public_key, "node", record.fqdn)
         self.emit(Ready(self.role, self.name))
@@ -259,7 +259,7 @@ class DirectionServer(EnrolledParty):
                 self.store.save_node(record)
             return record
 
-        record = yield from work(job, "registration")
+        record = yield from work(job, "registration", stored=True)
         node = self.locations.node(key) or Node(record)
         if self._serials.get(key) == message.serial:  # else the node has moved on meanwhile
             node.record = record
@@ -325,7 +325,7 @@ class DirectionServer(EnrolledParty):
             return Ack()
         node = self.registered(request.peer)
         fqdn = node.record.fqdn
-        yield from work(lambda: self.store.remove_location(fqdn), "deregistration")
+        yield from work(lambda: self.store.remove_location(fqdn), "deregistration", stored=True)
         node.record = replace(node.record, seen_endpoint=None, local_endpoints=())
         node.fresh = False
         node.notification_server = None
