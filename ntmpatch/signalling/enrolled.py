@@ -15,7 +15,7 @@ import msgspec
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.base.backoff import Backoff
 from ntmpatch.base.errors import ConfigError, UntrustedError
-from ntmpatch.crypto.certificate import Certificate, verify_untrusted
+from ntmpatch.crypto.certificate_cache import CertificateCache
 from ntmpatch.signalling.effects import Contact, Failed, Persist
 from ntmpatch.signalling.errors import Refused, Silent
 from ntmpatch.signalling.party import Party
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ntmpatch.base.drops import DropCounter
+    from ntmpatch.crypto.certificate import Certificate
 
 FIRST_RETRY_INTERVAL = 0.5
 MAX_RETRY_INTERVAL = 30.0
@@ -124,6 +125,7 @@ class EnrolledParty(Party):
             drops=drops,
         )
         self.endpoints = endpoints
+        self._certificates = CertificateCache()
         self._token = token
         if state is not None:
             self.enrolment = EnrolmentState.decode(state)
@@ -149,7 +151,9 @@ class EnrolledParty(Party):
         Refused CERTIFICATE_INVALID otherwise.
         """
         try:
-            certificate = verify_untrusted(data, self.enrolment.signing_key, self.wall_clock())
+            certificate = self._certificates.verify_untrusted(
+                data, self.enrolment.signing_key, self.wall_clock()
+            )
         except UntrustedError as error:
             raise Refused(RefusalCode.CERTIFICATE_INVALID, str(error)) from None
         if role is not None and certificate.role != role:
