@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +24,10 @@ class GroupedEngine:
         self._engine = engine
         self._local = threading.local()
 
+    def as_engine(self) -> Engine:
+        """This, for the stores: they use no more of an engine than what is here."""
+        return cast("Engine", self)
+
     @contextmanager
     def group(self) -> Iterator[None]:
         """One transaction for all that this thread does inside."""
@@ -41,23 +45,35 @@ class GroupedEngine:
         if connection is None:
             with self._engine.begin() as connection:
                 yield connection
-        else:
-            # As text: SQLAlchemy compiles its own savepoints anew each time, 80 µs for two.
-            connection.exec_driver_sql("SAVEPOINT job")
-            try:
-                yield connection
-            except BaseException:
-                connection.exec_driver_sql("ROLLBACK TO SAVEPOINT job")
-                raise
-            finally:
-                connection.exec_driver_sql("RELEASE SAVEPOINT job")
-
-    @contextmanager
-    def connect(self) -> Iterator[Connection]:
-        """A connection to read with."""
-        connection: Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            with self._engine.connect() as connection:
-                yield connection
-        else:
+            return
+        # As text: SQLAlchemy compiles its own savepoints anew each time, 80 µs for two.
+        connection.exec_driver_sql("SAVEPOINT job")
+        try:
             yield connection
+        except BaseException:
+            connection.exec_driver_sql("ROLLBACK TO SAVEPOINT job")
+            raise
+        finally:
+            connection.exec_driver_sql("RELEASE SAVEPOINT job")
+
+    def connect(self) -> Connection | _Borrowed:
+        """A connection to read with, for one ``with``."""
+        connection: Connection | None = getattr(self._local, "connection", None)
+        return self._engine.connect() if connection is None else _Borrowed(connection)
+
+
+class _Borrowed:
+    """The group's connection: whoever reads on it leaves it open and as it is."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def execution_options(self, **_: Any) -> Self:
+        """Those of the transaction that is under way stay."""
+        return self
+
+    def __enter__(self) -> Connection:
+        return self._connection
+
+    def __exit__(self, *_: object) -> None:
+        """It goes on."""

@@ -161,13 +161,13 @@ class Servers:
         return AccountServer(
             public_key,
             name=self.places["as"].name,
-            store=SqlAccountStore(self._engines["as"]),
+            store=SqlAccountStore(self._engines["as"].as_engine()),
             signing_key=self._accounts.signing_key,
             **common,
         )
 
     def _make_direction_server(self, public_key: bytes, **common: Any) -> Party:
-        store = SqlDirectionStore(self._engines["dc"])
+        store = SqlDirectionStore(self._engines["dc"].as_engine())
         limits = self._config.limits
         return DirectionServer(
             public_key,

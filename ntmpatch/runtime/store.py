@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine, Row
 
-    from ntmpatch.runtime.batching import GroupedEngine
-
 LEASED_PREFIX_LENGTH = 20
 """Of IPv4 leases: 4094 nodes a domain, 32 domains an AS."""
 
@@ -47,7 +45,7 @@ class AccountRow(NamedTuple):
 class SqlAccountStore:
     """An ``AccountStore``; thread-safe, every write is on the disk when it returns."""
 
-    def __init__(self, engine: Engine | GroupedEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     # --- for the command line ------------------------------------------------------------

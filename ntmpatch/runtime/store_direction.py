@@ -17,8 +17,6 @@ from ntmpatch.wire.control_messages import RefusalCode
 if TYPE_CHECKING:
     from sqlalchemy import Engine, Row
 
-    from ntmpatch.runtime.batching import GroupedEngine
-
 FIRST_HOST = 2
 """Of a prefix: zero is the network, one the DC's own."""
 
@@ -26,7 +24,7 @@ FIRST_HOST = 2
 class SqlDirectionStore:
     """A ``DirectionStore``; thread-safe, every write is on the disk when it returns."""
 
-    def __init__(self, engine: Engine | GroupedEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def assign_addresses(
