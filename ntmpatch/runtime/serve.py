@@ -31,6 +31,7 @@ from ntmpatch.base.errors import ConfigError, NtmpatchError, RefusedError
 from ntmpatch.crypto.token import parse_token
 from ntmpatch.runtime.accounts import Accounts, serve_state, server_database
 from ntmpatch.runtime.dns import DnsService, make_name_server
+from ntmpatch.runtime.finder import make_finder
 from ntmpatch.runtime.servers import NotificationLinks, RelayForwarding, ServerStation
 from ntmpatch.runtime.settings import read_token
 from ntmpatch.runtime.store_direction import SqlDirectionStore
@@ -155,6 +156,7 @@ class Servers:
         return DirectionServer(
             public_key,
             store=store,
+            finder=make_finder(self._config.dns),
             policy=policy_of(self._config.policy),
             limits=limits_of(
                 registrations=limits.registrations_per_node,
