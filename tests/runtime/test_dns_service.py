@@ -33,8 +33,15 @@ class Served(Asked):
     def __init__(self, host: str = "127.0.0.1") -> None:
         super().__init__(HOME)
         self.directory.put("cam.home.example", packed("198.18.16.2"))
-        self.service = DnsService(Endpoint(host, 0), self.server)
+        self.service = self._open(host)
         self.port = self.service.local.port
+
+    def _open(self, host: str) -> DnsService:
+        for _ in range(20):
+            # The port that is free for TCP may be taken for UDP.
+            with contextlib.suppress(OSError):
+                return DnsService(Endpoint(host, 0), self.server)
+        raise AssertionError("no port is free for both")
 
     def connect(self, host: str = "127.0.0.1") -> gevent.socket.socket:
         return gevent.socket.create_connection((host, self.port), timeout=PATIENCE)

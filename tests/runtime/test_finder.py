@@ -56,9 +56,13 @@ class Resolver:
     def __init__(self) -> None:
         self.handler: Handler = lookup
         self.asked: list[tuple[str, bool]] = []
-        self._tcp = socket.create_server(("127.0.0.1", 0))
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._udp.bind(self._tcp.getsockname())
+        while True:
+            self._tcp = socket.create_server(("127.0.0.1", 0))
+            with contextlib.suppress(OSError):  # the port may be taken for UDP
+                self._udp.bind(self._tcp.getsockname())
+                break
+            self._tcp.close()
         self.endpoint = Endpoint(*self._tcp.getsockname())
         self._threads = [
             threading.Thread(target=serve, daemon=True)
