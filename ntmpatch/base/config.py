@@ -133,6 +133,15 @@ class DnsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: str = ""
     port: int = -1
     ttl: Annotated[int, Meta(ge=0, le=86400)] = 30
+    """Seconds that resolvers may keep an answer, also one that says no."""
+    excess_rate: Annotated[float, Meta(gt=0)] = 8192.0
+    """Bytes a second that UDP answers to a prefix (IPv4 /24, IPv6 /56) may have beyond the queries:
+    nothing verifies who sent these. Beyond it TCP and DNS cookies are asked for."""
+    exempt: tuple[str, ...] = ()
+    """Prefixes that ``excess_rate`` does not limit: resolvers that nobody can speak for."""
+    resolver: tuple[str, ...] = ()
+    """Recursive resolvers that find other domains' DCs, as 192.0.2.53 or [2001:db8::53]:5353;
+    empty: the system's."""
 
 
 class LimitsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

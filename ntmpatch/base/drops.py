@@ -111,7 +111,11 @@ class Drop(StrEnum):
     DNS_RESPONSE = "dns: a response, not a query"
     DNS_MALFORMED = "dns: does not parse"
     DNS_UNSENT = "dns: answer could not be sent"
-    DNS_CONNECTIONS = "dns: too many TCP connections"
+    DNS_FLOOD = "dns: too many queries from addresses that nothing verifies"
+    DNS_SHORTENED = "dns: sent to TCP, or for a cookie, instead of an answer"
+    DNS_CONNECTIONS = "dns: too many TCP connections of one address"
+    DNS_CONNECTION_IDLE = "dns: idle TCP connection closed for another"
+    DNS_CONNECTION_SLOW = "dns: TCP connection without a whole query in time"
 
 
 class DropCounter(Counter[Drop]):

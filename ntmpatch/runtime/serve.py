@@ -10,7 +10,6 @@ import functools
 import ipaddress
 import logging
 import signal
-import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,8 @@ from ntmpatch.base.errors import ConfigError, NtmpatchError, RefusedError
 from ntmpatch.crypto.token import parse_token
 from ntmpatch.runtime.accounts import Accounts, serve_state, server_database
 from ntmpatch.runtime.batching import GroupedEngine
-from ntmpatch.runtime.dns import DnsService
+from ntmpatch.runtime.dns import DnsService, make_name_server
+from ntmpatch.runtime.finder import make_finder
 from ntmpatch.runtime.servers import NotificationLinks, RelayForwarding, ServerStation
 from ntmpatch.runtime.settings import read_token
 from ntmpatch.runtime.store import SqlAccountStore
@@ -41,15 +41,14 @@ from ntmpatch.runtime.store_direction import SqlDirectionStore
 from ntmpatch.runtime.trace import TraceWriter
 from ntmpatch.servers.account.server import AccountServer
 from ntmpatch.servers.direction.limits import limits_of
+from ntmpatch.servers.direction.names import packed_hosts
 from ntmpatch.servers.direction.server import DirectionServer
-from ntmpatch.servers.direction.zone import Zone, ZoneFacts
 from ntmpatch.servers.notification.server import NotificationServer
 from ntmpatch.servers.relay.server import RelayServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ntmpatch.base.addresses import IPAddress
     from ntmpatch.base.drops import DropCounter
     from ntmpatch.crypto.token import Token
     from ntmpatch.signalling.party import Party
@@ -172,6 +171,7 @@ class Servers:
         return DirectionServer(
             public_key,
             store=store,
+            finder=make_finder(self._config.dns),
             policy=policy_of(self._config.policy),
             limits=limits_of(
                 registrations=limits.registrations_per_node,
@@ -224,51 +224,20 @@ class Servers:
         self.failed.set_exception(error)
 
     def _open_dns(self) -> None:
-        party: Any = self._stations["dc"].party
         section = self._config.dns
-        dc = self.places["dc"]
         hosts = {
-            place.name: [ipaddress.ip_address(place.public.host)] for place in self.places.values()
+            self.places[role].name: packed_hosts([self.places[role].public]) for role in self._roles
         }
-        facts = ZoneFacts(
-            domain=self.domain,
-            primary=dc.name,
-            hosts=hosts,
-            serial=int(time.time()),
-            ttl=section.ttl,
-            prefixes=tuple(ipaddress.ip_network(text) for text in party.certificate.prefixes),
-        )
         bind = Endpoint(
-            section.listen or dc.bind.host, section.port if section.port >= 0 else DEFAULT_DNS_PORT
+            section.listen or self.places["dc"].bind.host,
+            section.port if section.port >= 0 else DEFAULT_DNS_PORT,
         )
-        drops = self.drops["dc"]
+        party = self._stations["dc"].party
+        name_server = make_name_server(section, party, hosts, self._state, self.drops["dc"])
         try:
-            self.dns = DnsService(bind, Zone(facts, _Directory(party), drops))
+            self.dns = DnsService(bind, name_server)
         except OSError as error:
             self._has_failed(OSError(error.errno, f"DNS at {bind}: {error.strerror}"))
-
-
-class _Directory:
-    """The zone's view of a coordinator's nodes."""
-
-    def __init__(self, party: Any) -> None:
-        self._locations = party.locations
-
-    def addresses_of(self, fqdn: str) -> tuple[IPAddress, ...] | None:
-        """A node's virtual addresses."""
-        node = self._locations.named(fqdn)
-        if node is None:
-            return None
-        packed = (node.record.ipv4, node.record.ipv6)
-        return tuple(ipaddress.ip_address(address) for address in packed if address)
-
-    def name_of(self, address: IPAddress) -> str | None:
-        """The node with that address."""
-        for node in self._locations.nodes():
-            if address.packed in (node.record.ipv4, node.record.ipv6):
-                name: str = node.record.fqdn
-                return name
-        return None
 
 
 def place_of(config: ServeConfig, role: str, domain: str) -> Place:

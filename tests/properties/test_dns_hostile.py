@@ -10,29 +10,16 @@ import dns.flags
 import dns.message
 from hypothesis import given
 from hypothesis import strategies as st
-
-from ntmpatch.base.drops import DropCounter
-from ntmpatch.servers.direction.zone import Zone, ZoneFacts
+from name_server import CLIENT, Asked
 
 if TYPE_CHECKING:
-    from ntmpatch.base.addresses import IPAddress
+    from ntmpatch.servers.direction.nameserver import NameServer
 
 DNS_HEADER = struct.Struct("!HHHHHH")
 
 
-class Nobody:
-    """A directory without nodes."""
-
-    def addresses_of(self, _fqdn: str) -> tuple[IPAddress, ...] | None:
-        return None
-
-    def name_of(self, _address: IPAddress) -> str | None:
-        return None
-
-
-def make_zone() -> Zone:
-    facts = ZoneFacts("lab.example", "dc.lab.example", {}, serial=1)
-    return Zone(facts, Nobody(), DropCounter())
+def make_server() -> NameServer:
+    return Asked().server
 
 
 NEARLY_QUERIES = st.builds(
@@ -42,7 +29,12 @@ NEARLY_QUERIES = st.builds(
         st.one_of(
             st.binary(max_size=20),
             st.sampled_from(
-                [b"\3lab\7example\0\0\1\0\1", b"\0\0\x29\4\xd0\0\0\0\0\0\0", b"\xc0\x0c"]
+                [
+                    b"\4home\7example\0\0\1\0\1",
+                    b"\0\0\x29\4\xd0\0\0\0\0\0\0",
+                    b"\0\0\x29\4\xd0\0\0\0\0\0\x0c\0\x0a\0\x08clientxx",
+                    b"\xc0\x0c",
+                ]
             ),
         )
     ).map(b"".join),
@@ -52,10 +44,10 @@ NEARLY_QUERIES = st.builds(
 @given(st.one_of(st.binary(max_size=600), NEARLY_QUERIES))
 def test_any_bytes_give_an_answer_or_a_named_drop(query: bytes) -> None:
     for tcp in (False, True):
-        zone = make_zone()
-        answer = zone.answer_untrusted(query, tcp=tcp)
+        server = make_server()
+        answer = server.answer_untrusted(query, CLIENT, 1000.0, tcp=tcp)
         if answer is None:
-            assert sum(zone.drops.values()) == 1
+            assert sum(server.drops.values()) == 1
         else:
             message = dns.message.from_wire(answer)
             assert message.id == int.from_bytes(query[:2])
@@ -65,14 +57,16 @@ def test_any_bytes_give_an_answer_or_a_named_drop(query: bytes) -> None:
 
 def test_no_combination_that_strangers_make_up_is_remembered() -> None:
     """Flags, and types and classes of records, which a library may want to keep in tables."""
-    zone = make_zone()
+    server = make_server()
 
     def ask(number: int) -> None:
         question = b"\1a\0" + struct.pack("!HH", number * 5 & 0xFFFF, number * 7 & 0xFFFF)
         kind = 41 if number % 2 else number * 11 & 0xFFFF
         record = b"\0" + struct.pack("!HHIH", kind, number * 13 & 0xFFFF, number << 12, 0)
         header = DNS_HEADER.pack(number, number * 3 & 0x7FFF, 1, 0, 0, 1)
-        zone.answer_untrusted(header + question + record, tcp=False)
+        server.answer_untrusted(
+            header + question + record, f"192.0.{number >> 8 & 255}.1", 1000.0, tcp=False
+        )
 
     # The few combinations that exist, and modules imported at first use, are met by then.
     for number in range(12_000):

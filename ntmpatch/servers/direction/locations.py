@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ntmpatch.servers.direction.names import NameIndex, packed_hosts
 from ntmpatch.servers.direction.reach import Reach, reach_of
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class Locations:
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
+        self.names = NameIndex()
+        """Nodes by virtual, servers by real addresses: what DNS tells."""
         self._by_key: dict[bytes, Node] = {}
         self._by_name: dict[str, Node] = {}
         self._servers: dict[bytes, Server] = {}
@@ -86,6 +89,7 @@ class Locations:
         before = self._by_name.get(node.record.fqdn)
         self._by_name[node.record.fqdn] = node
         self._by_key[node.public_key] = node
+        self.names.put(node.record.fqdn, (node.record.ipv4, node.record.ipv6))
         if before is None or before.public_key == node.public_key:
             return None
         self._by_key.pop(before.public_key, None)
@@ -96,16 +100,23 @@ class Locations:
         node = self._by_key.pop(public_key, None)
         if node is not None and self._by_name.get(node.record.fqdn) is node:
             del self._by_name[node.record.fqdn]
+            self.names.remove(node.record.fqdn)
         return node
 
     def announce(self, server: Server) -> None:
         """Keep a server's announcement."""
+        before = self._servers.get(server.public_key)
         self._servers[server.public_key] = server
+        if before is None or before.location.endpoints != server.location.endpoints:
+            self.names.put(server.fqdn, packed_hosts(server.location.endpoints))
 
     def retire(self, public_key: bytes) -> bool:
         """Forget a server; whether it was known."""
         self._suspected_until.pop(public_key, None)
-        return self._servers.pop(public_key, None) is not None
+        server = self._servers.pop(public_key, None)
+        if server is not None:
+            self.names.remove(server.fqdn)
+        return server is not None
 
     def suspect(self, public_key: bytes, now: float) -> None:
         """A server did not answer: others are preferred for a while."""

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from ntmpatch.crypto.certificate import Certificate
     from ntmpatch.servers.direction.finding import CoordinatorFinder
+    from ntmpatch.servers.direction.names import NameIndex
     from ntmpatch.servers.direction.store import DirectionStore
     from ntmpatch.signalling.engine import Request
 
@@ -100,6 +101,18 @@ class DirectionServer(EnrolledParty):
         self.on(RegistrationRequest, self._register)
         self.on(Deregistration, self._deregister)
         self.on(ServerAnnouncement, self._hear)
+
+    # --- what DNS tells (published.py) -----------------------------------------------------
+
+    @property
+    def signed_certificate(self) -> bytes:
+        """Our certificate as the AS signed it."""
+        return self.enrolment.certificate
+
+    @property
+    def names(self) -> NameIndex:
+        """Our nodes and servers, by name."""
+        return self.locations.names
 
     # --- starting ------------------------------------------------------------------------
 
