@@ -8,6 +8,7 @@ used again for something else.
 from __future__ import annotations
 
 import enum
+import ipaddress
 from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
@@ -31,10 +32,18 @@ Host: TypeAlias = Annotated[str, Meta(min_length=2, max_length=64)]
 
 
 class Address(Struct, frozen=True, array_like=True):
-    """An endpoint on the real network as it travels: numeric host and port."""
+    """An endpoint on the real network as it travels: numeric host and port.
+
+    A host that is a name is refused: the kernel's calls would look it up, and block the hub.
+    """
 
     host: Host
     port: Port
+
+    def __post_init__(self) -> None:
+        ipaddress.ip_address(self.host)
+        if not (self.host.isascii() and self.host.isprintable()):
+            raise ValueError("the zone of an address has strange characters")
 
     def endpoint(self) -> Endpoint:
         """The same for the rooms that send."""
