@@ -141,14 +141,14 @@ class Puppet:
     # --- for tests -----------------------------------------------------------------------
 
     def meet(self, seat: Any, *, preshared_key: bytes = bytes(32)) -> bool:
-        """Open a channel; whether the other let it."""
+        """Open a channel, or another session in it; whether the other let it."""
         network = self.domain.network
         peer = self.seat.tunnel.add_peer(
             seat.party.public_key, preshared_key=preshared_key, endpoint=seat.seen
         )
-        if peer.current is None:
-            peer.initiate(network.now)
-        return network.run(1.0, lambda: peer.current is not None)
+        before = peer.current
+        peer.restart_handshake(network.now)
+        return network.run(1.0, lambda: peer.current not in (None, before))
 
     def say(
         self,
