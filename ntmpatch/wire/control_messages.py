@@ -13,7 +13,7 @@ from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
 
-from ntmpatch.base.addresses import Endpoint
+from ntmpatch.base.addresses import VIRTUAL_IPV4_SPACE, VIRTUAL_IPV6_SPACE, Endpoint
 
 PublicKey: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 """An X25519 public key; the identity of a party."""
@@ -339,11 +339,22 @@ class FederationRequest(Message, frozen=True, array_like=True, tag=50):
 
 
 class FederatedDomain(Struct, frozen=True, array_like=True):
-    """A domain whose names are NTM names, and the prefixes of its virtual addresses as text."""
+    """A domain whose names are NTM names, and the prefixes of its virtual addresses as text.
+
+    Prefixes outside the virtual spaces are refused: a program's ordinary traffic would be taken
+    for virtual.
+    """
 
     domain: Name
     ipv4_prefix: Word
     ipv6_prefix: Annotated[str, Meta(max_length=64)]
+
+    def __post_init__(self) -> None:
+        if not (
+            ipaddress.IPv4Network(self.ipv4_prefix).subnet_of(VIRTUAL_IPV4_SPACE)
+            and ipaddress.IPv6Network(self.ipv6_prefix).subnet_of(VIRTUAL_IPV6_SPACE)
+        ):
+            raise ValueError("a prefix of no virtual address space")
 
 
 class FederationResponse(Message, frozen=True, array_like=True, tag=51):

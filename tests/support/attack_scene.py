@@ -237,6 +237,7 @@ ANSWERS: dict[str, dict[type[Message], dict[str, RefusalCode | None]]] = {
         # A DC may ask about any name: the verdict is no secret.
         m.AuthenticationInquiry: {**_EVERYBODY, "dc": None},
         m.PrefixLeaseRequest: _EVERYBODY,
+        m.FederationRequest: {**_EVERYBODY, "dc": None},
     },
     "dc": {
         m.RegistrationRequest: dict.fromkeys(ENEMIES, _CERTIFICATE),
@@ -247,6 +248,7 @@ ANSWERS: dict[str, dict[type[Message], dict[str, RefusalCode | None]]] = {
         m.SharedKeyOffer: dict.fromkeys(ENEMIES, _CERTIFICATE),
         m.InformationRequest: _EVERYBODY,
         m.RouteDirection: _EVERYBODY,
+        m.FederationRequest: {**dict.fromkeys(ENEMIES, RefusalCode.NOT_REGISTERED), "node": None},
     },
     "ns": {
         m.ServiceRequest: _EVERYBODY,

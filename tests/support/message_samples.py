@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import inspect
 
-from ntmpatch.wire.control_messages import Address, AnyMessage, Message
+from ntmpatch.wire.control_messages import Address, AnyMessage, FederatedDomain, Message
 
 if TYPE_CHECKING:
     import enum
@@ -47,6 +47,9 @@ def _value(rng: random.Random, info: inspect.Type) -> Any:
             return _value(rng, rng.choice(types))
         case inspect.StructType(cls=cls) if cls is Address:
             return Address(rng.choice(HOSTS), rng.choice((1, 3471, 65535)))
+        case inspect.StructType(cls=cls) if cls is FederatedDomain:
+            name = "".join(rng.choice(_LETTERS) for _ in range(rng.randrange(20)))
+            return FederatedDomain(name, f"198.18.{4 * rng.randrange(64)}.0/22", "fd00:1::/48")
         case inspect.StructType(cls=cls, fields=fields):
             # Fields that have defaults are left out at times, from the end on, as older senders do.
             optional = [f for f in fields if not f.required]
