@@ -6,7 +6,7 @@ import ipaddress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from attack_scene import Scene, state
+from attack_scene import Scene, signed, state
 from msgspec.structs import replace
 from wire_domain import WireDomain
 
@@ -36,21 +36,6 @@ if TYPE_CHECKING:
     from wire_domain import Puppet
 
 
-def certificate(domain: WireDomain, role: str, fqdn: str, key: bytes, **changes: Any) -> bytes:
-    """One that the AS has really signed."""
-    now = domain.network.wall_clock()
-    values = {
-        "role": role,
-        "fqdn": fqdn,
-        "public_key": key,
-        "prefixes": (),
-        "not_before": now - 60,
-        "not_after": now + 3600,
-        **changes,
-    }
-    return issue(Certificate(**values), domain.signing_key)
-
-
 # --- at the servers ---------------------------------------------------------------------------
 
 
@@ -76,16 +61,16 @@ def test_a_node_registers_under_the_name_that_the_as_gave_its_key_only(
     eve = domain.stranger()
     key, now = eve.public_key, domain.network.wall_clock()
     name = "a.home.example"
-    mine = certificate(domain, "node", name, key)
+    mine = signed(domain, "node", name, key)
     shown = {
         "another's": scene.certificate_of("node"),
         "self-made": issue(Certificate("node", name, key, (), now, now + 9), bytes(32)),
-        "expired": certificate(domain, "node", name, key, not_after=now - 1),
-        "not yet valid": certificate(domain, "node", name, key, not_before=now + 60),
-        "a server's": certificate(domain, "ns", name, key),
+        "expired": signed(domain, "node", name, key, not_after=now - 1),
+        "not yet valid": signed(domain, "node", name, key, not_before=now + 60),
+        "a server's": signed(domain, "ns", name, key),
         "cut": mine[:-1],
         "changed": mine[:-1] + bytes((mine[-1] ^ 1,)),
-        "of another domain": certificate(domain, "node", "a.evil.example", key),
+        "of another domain": signed(domain, "node", "a.evil.example", key),
         # Signed in earlier days; the account has another key by now.
         "of an older key of the name": mine,
     }[what]
@@ -160,7 +145,7 @@ def test_a_node_believes_a_direction_only_as_far_as_the_as_vouches(
     good = next(each.message for each in _told(scene) if isinstance(each.message, RouteDirection))
     own = victim.of(Assigned)[-1]
     stranger = domain.new_key()
-    evil = certificate(domain, "dc", "dc.evil.example", stranger, prefixes=("198.18.0.0/22",))
+    evil = signed(domain, "dc", "dc.evil.example", stranger, prefixes=("198.18.0.0/22",))
     leg = {"endpoints": (Address("203.0.113.9", 1),), "session_id": 1, "side": 0}
     changes: dict[str, Any] = {
         "an address outside the leased prefix": {"ipv4": bytes((198, 19, 0, 1))},

@@ -13,6 +13,7 @@ from message_samples import sample
 from wire_domain import Puppet, WireDomain
 
 from ntmpatch.base.addresses import Endpoint
+from ntmpatch.crypto.certificate import Certificate, issue
 from ntmpatch.wire import control_messages as m
 from ntmpatch.wire.control_messages import (
     Ack,
@@ -105,6 +106,21 @@ class Scene:
         """What anybody may have seen: certificates are no secrets."""
         certificate: bytes = self.victims[who].party.enrolment.certificate
         return certificate
+
+
+def signed(domain: WireDomain, role: str, fqdn: str, key: bytes, **changes: Any) -> bytes:
+    """One that the AS has really signed."""
+    now = domain.network.wall_clock()
+    values = {
+        "role": role,
+        "fqdn": fqdn,
+        "public_key": key,
+        "prefixes": (),
+        "not_before": now - 60,
+        "not_after": now + 3600,
+        **changes,
+    }
+    return issue(Certificate(**values), domain.signing_key)
 
 
 def state(seat: Any) -> dict[str, object]:
