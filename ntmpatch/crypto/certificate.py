@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from ntmpatch.base.addresses import domain_of, in_domain
 from ntmpatch.base.drops import Drop
 from ntmpatch.base.errors import UntrustedError
+from ntmpatch.base.packing import BROKEN
 
 MAX_CERTIFICATE_SIZE = 480
 """Bytes; three of them and a route direction fit one datagram with names of usual length."""
@@ -89,7 +90,7 @@ def verify_untrusted(data: bytes, signing_key: bytes, wall_now: float) -> Certif
         raise UntrustedError(Drop.CERTIFICATE_NOT_SIGNED) from None
     try:
         certificate = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except BROKEN:
         raise UntrustedError(Drop.CERTIFICATE_MALFORMED) from None
     if not certificate.not_before <= wall_now <= certificate.not_after:
         raise UntrustedError(Drop.CERTIFICATE_EXPIRED)

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.base.errors import ConfigError
+from ntmpatch.base.packing import BROKEN
 
 PREFIX = "ntm1."
 _CHECKSUM_SIZE = 4
@@ -62,7 +63,7 @@ def parse_token(text: str) -> Token:
         raise ConfigError("the enrolment token is damaged or cut short: copy the whole line")
     try:
         return _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except BROKEN:
         raise ConfigError("the enrolment token is of another version of ntmpatch") from None
 
 

@@ -247,6 +247,9 @@ class NodeNegotiation(EnrolledParty):
     def _directed(self, message: RouteDirection, request: Request) -> Ack:
         """Fig. 3 (12) → (13) as CN, (15) → (16) as MN."""
         peer = peer_of_untrusted(message, self)
+        if {peer.ipv4, peer.ipv6} & self._registrar.own_addresses:
+            # A peer that may use our own address as its source would pass for ourselves.
+            raise Refused(RefusalCode.CERTIFICATE_INVALID, "directed to our own address")
         known = self.peers.of_key(peer.public_key)
         if known is None or message.serial > known.serial:
             if known is not None:

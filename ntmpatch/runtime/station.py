@@ -250,7 +250,10 @@ class Station:
         binding = self._relays.pop(public_key, None)
         if binding is not None:
             binding.close()
+        peer = self.tunnel.peers.get(public_key)
         self.tunnel.remove_peer(public_key)
+        if peer is not None and isinstance(peer.endpoint, TunnelStream):
+            peer.endpoint.close()
 
 
 class _Link:

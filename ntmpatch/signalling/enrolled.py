@@ -15,6 +15,7 @@ import msgspec
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.base.backoff import Backoff
 from ntmpatch.base.errors import ConfigError, UntrustedError
+from ntmpatch.base.packing import BROKEN
 from ntmpatch.crypto.certificate_cache import CertificateCache
 from ntmpatch.signalling.effects import Contact, Failed, Persist
 from ntmpatch.signalling.errors import Refused, Silent
@@ -90,7 +91,7 @@ class EnrolmentState(msgspec.Struct, frozen=True):
         """Read what `encode` made; ConfigError if it is something else."""
         try:
             return msgspec.msgpack.decode(stored, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except BROKEN as error:
             raise ConfigError(f"stored enrolment is damaged: {error}") from None
 
 

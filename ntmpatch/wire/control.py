@@ -14,6 +14,7 @@ import msgspec
 
 from ntmpatch.base.drops import Drop
 from ntmpatch.base.errors import UntrustedError
+from ntmpatch.base.packing import BROKEN
 from ntmpatch.wire.control_messages import AnyMessage, Message
 
 CONTROL_BYTE = 0xC0
@@ -64,7 +65,6 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(AnyMessage)
 _tag_decoder = msgspec.msgpack.Decoder(_Tag)
 _KNOWN_TAGS = frozenset(message_type.__struct_config__.tag for message_type in get_args(AnyMessage))
-_BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
 
 
 def encode(envelope: Envelope) -> bytes:
@@ -124,11 +124,11 @@ def _decode_body_untrusted(body: bytes | memoryview) -> Message:
     try:
         message: Message = _decoder.decode(body)
         return message
-    except _BROKEN:
+    except BROKEN:
         pass
     try:
         tag = _tag_decoder.decode(body).tag
-    except _BROKEN:
+    except BROKEN:
         raise UntrustedError(Drop.CONTROL_MALFORMED) from None
     if tag in _KNOWN_TAGS:
         raise UntrustedError(Drop.CONTROL_MALFORMED)

@@ -8,11 +8,12 @@ used again for something else.
 from __future__ import annotations
 
 import enum
+import ipaddress
 from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
 
-from ntmpatch.base.addresses import Endpoint
+from ntmpatch.base.addresses import VIRTUAL_IPV4_SPACE, VIRTUAL_IPV6_SPACE, Endpoint
 
 PublicKey: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 """An X25519 public key; the identity of a party."""
@@ -31,10 +32,18 @@ Host: TypeAlias = Annotated[str, Meta(min_length=2, max_length=64)]
 
 
 class Address(Struct, frozen=True, array_like=True):
-    """An endpoint on the real network as it travels: numeric host and port."""
+    """An endpoint on the real network as it travels: numeric host and port.
+
+    A host that is a name is refused: the kernel's calls would look it up, and block the hub.
+    """
 
     host: Host
     port: Port
+
+    def __post_init__(self) -> None:
+        ipaddress.ip_address(self.host)
+        if not (self.host.isascii() and self.host.isprintable()):
+            raise ValueError("the zone of an address has strange characters")
 
     def endpoint(self) -> Endpoint:
         """The same for the rooms that send."""
@@ -330,11 +339,22 @@ class FederationRequest(Message, frozen=True, array_like=True, tag=50):
 
 
 class FederatedDomain(Struct, frozen=True, array_like=True):
-    """A domain whose names are NTM names, and the prefixes of its virtual addresses as text."""
+    """A domain whose names are NTM names, and the prefixes of its virtual addresses as text.
+
+    Prefixes outside the virtual spaces are refused: a program's ordinary traffic would be taken
+    for virtual.
+    """
 
     domain: Name
     ipv4_prefix: Word
     ipv6_prefix: Annotated[str, Meta(max_length=64)]
+
+    def __post_init__(self) -> None:
+        if not (
+            ipaddress.IPv4Network(self.ipv4_prefix).subnet_of(VIRTUAL_IPV4_SPACE)
+            and ipaddress.IPv6Network(self.ipv6_prefix).subnet_of(VIRTUAL_IPV6_SPACE)
+        ):
+            raise ValueError("a prefix of no virtual address space")
 
 
 class FederationResponse(Message, frozen=True, array_like=True, tag=51):

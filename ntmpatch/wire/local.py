@@ -15,6 +15,8 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from ntmpatch.base.packing import BROKEN
+
 VERSION: Final = 1
 """Of this protocol; a node refuses a program that speaks another."""
 
@@ -325,8 +327,25 @@ AnyReply: TypeAlias = (
 )
 
 encode = msgspec.msgpack.Encoder().encode
-decode_request = msgspec.msgpack.Decoder(AnyRequest).decode
-decode_reply = msgspec.msgpack.Decoder(AnyReply).decode
+_requests: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
+_replies: msgspec.msgpack.Decoder[AnyReply] = msgspec.msgpack.Decoder(AnyReply)
+
+
+def decode_request(record: bytes) -> AnyRequest:
+    """A request; ``msgspec.DecodeError`` if it is none."""
+    try:
+        return _requests.decode(record)
+    except BROKEN as error:
+        raise msgspec.DecodeError(str(error)) from None
+
+
+def decode_reply(record: bytes) -> AnyReply:
+    """A reply; ``msgspec.DecodeError`` if it is none."""
+    try:
+        return _replies.decode(record)
+    except BROKEN as error:
+        raise msgspec.DecodeError(str(error)) from None
+
 
 # -------------------------------------------------------------- records of the sockets' own pairs
 

@@ -63,6 +63,8 @@ class Names:
 class Domain:
     """One domain; ``home.example`` unless said otherwise. ``beside``: of the same federation."""
 
+    network_type: Any = VirtualNetwork
+
     def __init__(
         self,
         seed: int,
@@ -75,8 +77,8 @@ class Domain:
         self.name = name
         self.locations = MemoryDirectionStore()
         self.signing_key = self.rng.randbytes(32)
-        self.as_key = self.rng.randbytes(32)
-        self.dc_key = self.rng.randbytes(32)
+        self.as_key = self.new_key()
+        self.dc_key = self.new_key()
         self.policy = Policy()
         self.states: dict[bytes, bytes] = {}
         if beside is not None:
@@ -87,11 +89,15 @@ class Domain:
             self.number = beside.number + 1
             self.account_server = beside.account_server
             return
-        self.network = VirtualNetwork(seed, **network)
+        self.network = self.network_type(seed, **network)
         self.names = Names()
         self.accounts = MemoryAccountStore()
         self.number = 0
         self.account_server = self.start_account_server()
+
+    def new_key(self) -> bytes:
+        """A party's public key; where tunnels are modelled, there is no private one."""
+        return self.rng.randbytes(32)
 
     def endpoint(self, host: int) -> Endpoint:
         """Where a server of this domain is."""
@@ -127,13 +133,11 @@ class Domain:
 
     def start_notification_server(self) -> Seat:
         return self._start(
-            NotificationServer, self.rng.randbytes(32), f"ns.{self.name}", "ns", self.endpoint(3)
+            NotificationServer, self.new_key(), f"ns.{self.name}", "ns", self.endpoint(3)
         )
 
     def start_relay_server(self) -> Seat:
-        return self._start(
-            RelayServer, self.rng.randbytes(32), f"rs.{self.name}", "rs", self.endpoint(4)
-        )
+        return self._start(RelayServer, self.new_key(), f"rs.{self.name}", "rs", self.endpoint(4))
 
     def start_servers(self) -> None:
         """DC, NS and RS, ready."""
@@ -191,7 +195,7 @@ class Domain:
         device_type: str = "tcp",
     ) -> Seat:
         """A node that begins to enrol; behind a NAT if it is seen at ``nat``."""
-        key = self.rng.randbytes(32) if key is None else key
+        key = self.new_key() if key is None else key
         identity = {"token": token} if token else self.identity(key, f"{label}.{self.name}", "node")
         party = NodeNegotiation(key, device_type=device_type, **identity, **self.network.settings())
         party.begin((endpoint,), self.network.now)

@@ -119,6 +119,21 @@ def test_a_refusal_code_of_a_later_version_reads_as_other() -> None:
         (framed(msgspec.msgpack.encode([30, "x" * 300])), Drop.CONTROL_MALFORMED),
         (framed(msgspec.msgpack.encode([31, b"short", bytes(32), 1.0])), Drop.CONTROL_MALFORMED),
         (framed(msgspec.msgpack.encode({"tag": 30})), Drop.CONTROL_MALFORMED),
+        # A program's ordinary traffic would be taken for virtual.
+        (
+            framed(msgspec.msgpack.encode([51, [["b.c", "0.0.0.0/0", "fd00::/48"]]])),
+            Drop.CONTROL_MALFORMED,
+        ),
+        (
+            framed(msgspec.msgpack.encode([51, [["b.c", "198.18.0.0/22", "2001:db8::/48"]]])),
+            Drop.CONTROL_MALFORMED,
+        ),
+        # A name as an endpoint's host would be looked up by the kernel's call, in the hub.
+        (
+            framed(msgspec.msgpack.encode([30, "b.c", [["slow.example", 1]]])),
+            Drop.CONTROL_MALFORMED,
+        ),
+        (framed(msgspec.msgpack.encode([30, "b.c", [["::1%a\0b", 1]]])), Drop.CONTROL_MALFORMED),
         (framed(b"\x92\x01" + b"\x91" * 1100), Drop.CONTROL_MALFORMED),
         (framed(b"\x91\x01")[:-1], Drop.CONTROL_RUNT),
         (framed(b"\xdd\xff\xff\xff\xff\x01"), Drop.CONTROL_MALFORMED),

@@ -338,16 +338,16 @@ class Peer(Generic[E]):
 
         ``has_packets``: not all were empty. ``newest``: not all were overtaken on their way.
         """
-        if session is not self.current:
-            if session in self._unconfirmed:
-                # It shows that the initiator has the session: so may we use it.
-                self._confirm(session, now)
-            else:
-                newest = False  # packets of a session before are late by nature
-        else:
+        is_confirmation = session in self._unconfirmed
+        if session is self.current:
             self._tunnel.timers.cancel((self, Alarm.CONFIRM))
+        elif not is_confirmation:
+            newest = False  # packets of a session before are late by nature
         if newest:
             self.roam(source)
+        if is_confirmation:
+            # It shows that the initiator has the session: so may we use it.
+            self._confirm(session, now)
         self.heard(size, now)
         times = self._tunnel.times
         timers = self._tunnel.timers

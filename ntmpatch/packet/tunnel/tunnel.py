@@ -318,7 +318,8 @@ class Tunnel(Generic[E]):
         session = self._new_session(peer, keys, self._new_index(), sender, now)
         peer.offer(session)
         peer.heard(len(message), now)
-        peer.roam(source)
+        # The endpoint stays: after a restart of ours this may be a replay, from wherever an
+        # attacker likes. What follows a true one is a packet of the session, and that moves it.
         response = RESPONSE_LAYOUT.pack(
             RESPONSE, session.local_index, sender, public, sealed_empty, b"", b""
         )

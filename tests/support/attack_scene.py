@@ -1,0 +1,281 @@
+"""A domain with honest parties and an enemy in every role: who says what, and what it must get.
+
+`MESSAGES` has, for every type of control message, the worst that an enemy would say with it: with
+certificates of others, for names and keys of others. `ANSWERS` has by which name each receiver
+refuses each enemy. A type or a handler in neither fails tests/attacks/test_every_message.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from message_samples import sample
+from wire_domain import Puppet, WireDomain
+
+from ntmpatch.base.addresses import Endpoint
+from ntmpatch.crypto.certificate import Certificate, issue
+from ntmpatch.wire import control_messages as m
+from ntmpatch.wire.control_messages import (
+    Ack,
+    Address,
+    DirectionRequest,
+    Message,
+    RefusalCode,
+    RouteDirection,
+    ServerAnnouncement,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+VICTIMS = ("as", "dc", "ns", "rs", "node")
+ENEMIES = ("stranger", "node", "ns", "rs", "dc")
+
+A, B = Endpoint("198.51.100.1", 1000), Endpoint("198.51.100.2", 1000)
+
+
+class Scene:
+    """``home.example`` with nodes a and b, and a tunnel between them."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.domain = domain = WireDomain(seed)
+        domain.start_servers()
+        self.a = domain.start_node("a", A)
+        self.b = domain.start_node("b", B)
+        domain.register(self.a, self.b)
+        domain.resolve(self.a, "b")
+        self.victims: dict[str, Any] = {
+            "as": domain.account_server,
+            "dc": domain.coordinator,
+            "ns": domain.notification_server,
+            "rs": domain.relay_server,
+            "node": self.a,
+        }
+
+    def enemy(self, role: str, victim: str) -> Puppet:
+        """One with a channel to the victim, as far as such a one can have it."""
+        domain = self.domain
+        if role == "stranger":
+            return domain.stranger()
+        if role == "node":
+            member = domain.member("eve")
+            if victim == "node":
+                self.tunnel(member, self.victims[victim])
+            return member
+        if role == "dc":
+            return domain.enrolled("dc.evil.example", "dc")
+        server = domain.enrolled(f"{role}2.{domain.name}", role)
+        if role == "ns" and victim == "node":
+            self._serve(server)
+        return server
+
+    def tunnel(self, member: Puppet, seat: Any) -> RouteDirection:
+        """Have a tunnel between an enemy node and an honest one directed; what it was told."""
+        member.replies[RouteDirection] = Ack()
+        member.seat.tunnel.hold_unknown(self.domain.network.now + 10.0)
+        member.say(self.domain.coordinator, DirectionRequest(seat.party.fqdn), step="3.2")
+
+        def told() -> list[RouteDirection]:
+            messages = [envelope.message for _, envelope in member.heard]
+            return [message for message in messages if isinstance(message, RouteDirection)]
+
+        assert self.domain.network.run(5.0, lambda: bool(told()))
+        direction = told()[-1]
+        assert member.meet(seat, preshared_key=direction.preshared_key)
+        return direction
+
+    def _serve(self, server: Puppet) -> None:
+        """Become the notification server of node a."""
+        domain = self.domain
+        domain.notification_server.up = False
+        assert server.meet(domain.coordinator)
+        server.replies |= {m.ServiceRequest: Ack(), m.ServiceRegistration: Ack()}
+        here = server.seat.endpoint
+        announcement = ServerAnnouncement(server.certificate, (Address(here.host, here.port),), 0.0)
+
+        def serves_a() -> bool:
+            server.say(domain.coordinator, announcement)
+            domain.network.run(5.0)
+            peer = server.seat.tunnel.peers.get(self.a.party.public_key)
+            return peer is not None and peer.current is not None
+
+        assert any(serves_a() for _ in range(40))
+
+    def certificate_of(self, who: str) -> bytes:
+        """What anybody may have seen: certificates are no secrets."""
+        certificate: bytes = self.victims[who].party.enrolment.certificate
+        return certificate
+
+
+def signed(domain: WireDomain, role: str, fqdn: str, key: bytes, **changes: Any) -> bytes:
+    """One that the AS has really signed."""
+    now = domain.network.wall_clock()
+    values = {
+        "role": role,
+        "fqdn": fqdn,
+        "public_key": key,
+        "prefixes": (),
+        "not_before": now - 60,
+        "not_after": now + 3600,
+        **changes,
+    }
+    return issue(Certificate(**values), domain.signing_key)
+
+
+def state(seat: Any) -> dict[str, object]:
+    """All that an enemy would like to change at a party."""
+    party = seat.party
+    kept: dict[str, object] = {}
+    match party.role:
+        case "AS":
+            store = party._store
+            kept["accounts"] = {
+                name: (each.role, each.public_key, each.revoked)
+                for name, each in store.accounts.items()
+            }
+            kept["tokens"] = repr(store.tokens)
+            kept["leases"] = repr(store.leases)
+        case "DC":
+            kept["nodes"] = {
+                node.record.fqdn: (
+                    node.public_key,
+                    node.record.ipv4,
+                    node.record.ipv6,
+                    node.record.seen_endpoint,
+                    node.record.local_endpoints,
+                    party.sources.get(node.public_key),
+                    node.fresh,
+                )
+                for node in party.locations.nodes()
+            }
+            kept["servers"] = sorted(
+                (server.fqdn, server.public_key, repr(server.location))
+                for role in ("ns", "rs")
+                for server in party.locations.servers(role, party.now)
+            )
+            kept["coordinators"] = sorted(party._coordinators._known)
+        case "NS":
+            kept["services"] = repr(party._services)
+        case "RS":
+            kept["sessions"] = len(party.table)
+        case "node":
+            kept["peers"] = repr(party.peers._by_name)
+            kept["addresses"] = party._registrar.own_addresses
+            kept["coordinator"] = party._registrar._coordinator
+    if party.role != "AS":
+        kept["enrolment"] = party.enrolment
+    return kept
+
+
+def _other_certificate(scene: Scene, _: Puppet) -> bytes:
+    return scene.certificate_of("node")
+
+
+def _direction(scene: Scene, enemy: Puppet, **changes: Any) -> RouteDirection:
+    """Node b, at the enemy's address."""
+    party: Any = scene.b.party
+    return RouteDirection(
+        **{
+            "serial": 2**62,
+            "certificate": party.enrolment.certificate,
+            "coordinator": scene.certificate_of("dc"),
+            "ipv4": bytes((198, 18, 0, 77)),
+            "ipv6": b"",
+            "endpoints": (Address(enemy.seat.endpoint.host, enemy.seat.endpoint.port),),
+            "initiate": True,
+            "preshared_key": b"p" * 32,
+            "target": "a.home.example",
+            **changes,
+        }
+    )
+
+
+def _server_endpoint(enemy: Puppet) -> tuple[Address, ...]:
+    return (Address(enemy.seat.endpoint.host, enemy.seat.endpoint.port),)
+
+
+def _sample(kind: type[Message]) -> Callable[[Scene, Puppet], Message]:
+    return lambda scene, _: sample(scene.domain.rng, kind)
+
+
+MESSAGES: dict[type[Message], Callable[[Scene, Puppet], Message]] = {
+    # account server
+    m.EnrolmentRequest: lambda _, e: m.EnrolmentRequest(bytes(16), bytes(32), _server_endpoint(e)),
+    m.CertificateRenewal: lambda _, e: m.CertificateRenewal(_server_endpoint(e)),
+    m.AuthenticationInquiry: lambda s, _: m.AuthenticationInquiry(
+        "a.home.example", s.a.party.public_key
+    ),
+    m.PrefixLeaseRequest: lambda *_: m.PrefixLeaseRequest("home.example"),
+    # coordinator
+    m.RegistrationRequest: lambda s, e: m.RegistrationRequest(
+        s.certificate_of("node"), _server_endpoint(e), "none", 2**62
+    ),
+    m.Deregistration: lambda *_: m.Deregistration(),
+    m.ServerAnnouncement: lambda s, e: m.ServerAnnouncement(
+        s.certificate_of("ns"), _server_endpoint(e), 0.0
+    ),
+    m.DirectionRequest: lambda *_: m.DirectionRequest("b.home.example"),
+    m.SharedKeyOffer: lambda s, _: m.SharedKeyOffer(
+        b"k" * 8, b"k" * 32, 3600.0, s.certificate_of("dc")
+    ),
+    m.InformationRequest: lambda s, _: m.InformationRequest(
+        "a.home.example", s.b.party.enrolment.certificate
+    ),
+    m.RouteDirection: _direction,
+    # notification server and relay
+    m.ServiceRequest: lambda s, _: m.ServiceRequest(s.a.party.public_key, "a.home.example"),
+    m.ServiceRegistration: lambda s, _: m.ServiceRegistration(s.certificate_of("node")),
+    m.NotificationRequest: lambda s, _: m.NotificationRequest(s.a.party.public_key),
+    m.Notification: lambda _, e: m.Notification(e.public_key),
+    m.RelayRequest: lambda s, e: m.RelayRequest((s.a.party.public_key, e.public_key), 9e8),
+    m.FederationRequest: lambda *_: m.FederationRequest(),
+    # what only ever answers
+    **{
+        kind: _sample(kind)
+        for kind in (
+            m.Ack, m.Refusal, m.EnrolmentResponse, m.AuthenticationVerdict, m.PrefixLeaseResponse,
+            m.RegistrationResponse, m.AnnouncementResponse, m.InformationResponse, m.RelayGrant,
+            m.FederationResponse,
+        )
+    },
+}  # fmt: skip
+
+_NO = RefusalCode.NOT_AUTHORISED
+_CERTIFICATE = RefusalCode.CERTIFICATE_INVALID
+_EVERYBODY: dict[str, RefusalCode | None] = dict.fromkeys(ENEMIES, _NO)
+
+ANSWERS: dict[str, dict[type[Message], dict[str, RefusalCode | None]]] = {
+    "as": {
+        m.EnrolmentRequest: dict.fromkeys(ENEMIES, RefusalCode.TOKEN_WRONG),
+        # Whoever is enrolled may renew its own, and nobody else's: there is no name in it.
+        m.CertificateRenewal: {**dict.fromkeys(ENEMIES), "stranger": _NO},
+        # A DC may ask about any name: the verdict is no secret.
+        m.AuthenticationInquiry: {**_EVERYBODY, "dc": None},
+        m.PrefixLeaseRequest: _EVERYBODY,
+        m.FederationRequest: {**_EVERYBODY, "dc": None},
+    },
+    "dc": {
+        m.RegistrationRequest: dict.fromkeys(ENEMIES, _CERTIFICATE),
+        # A registered node may leave, itself; that is tested elsewhere.
+        m.Deregistration: {**dict.fromkeys(ENEMIES, RefusalCode.NOT_REGISTERED), "node": None},
+        m.ServerAnnouncement: dict.fromkeys(ENEMIES, _CERTIFICATE),
+        m.DirectionRequest: {**dict.fromkeys(ENEMIES, RefusalCode.NOT_REGISTERED), "node": None},
+        m.SharedKeyOffer: dict.fromkeys(ENEMIES, _CERTIFICATE),
+        m.InformationRequest: _EVERYBODY,
+        m.RouteDirection: _EVERYBODY,
+        m.FederationRequest: {**dict.fromkeys(ENEMIES, RefusalCode.NOT_REGISTERED), "node": None},
+    },
+    "ns": {
+        m.ServiceRequest: _EVERYBODY,
+        m.ServiceRegistration: dict.fromkeys(ENEMIES, _CERTIFICATE),
+        m.NotificationRequest: _EVERYBODY,
+    },
+    "rs": {m.RelayRequest: _EVERYBODY},
+    "node": {
+        m.RouteDirection: _EVERYBODY,
+        # Its own NS may wake it, but for its own coordinator only.
+        m.Notification: _EVERYBODY,
+    },
+}
+"""Receiver, type, enemy: the name of the refusal; None where the enemy may ask."""
