@@ -1,4 +1,4 @@
-"""``trace``: what it prints of a node's report. The whole of it is in tests/lab/test_federation.py."""
+"""What ``trace`` prints of a node's report. All of it, for real, is in tests/lab/test_federation.py."""
 
 from __future__ import annotations
 
