@@ -1,4 +1,4 @@
-"""What ``trace`` prints of a node's report. All of it, for real, is in tests/lab/test_federation.py."""
+"""What ``trace`` prints of a report. All of it, for real, is in tests/lab/test_federation.py."""
 
 from __future__ import annotations
 
