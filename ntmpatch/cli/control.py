@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from ntmpatch.base.errors import NtmpatchError, UnavailableError
+from ntmpatch.base.errors import NtmpatchError, RefusedError, UnavailableError
 from ntmpatch.wire import local
 
 R = TypeVar("R", bound=local.Record)
@@ -59,6 +59,8 @@ class NodeControl:
         if isinstance(answer, local.Failed):
             reason = answer.message or os.strerror(answer.error)
             raise NtmpatchError(f"the node at {self._path} refuses: {reason}")
+        if isinstance(answer, local.NameFailed):
+            raise RefusedError(answer.message)
         raise UnavailableError(f"the node at {self._path} speaks another version")
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "zone": ("ntmpatch.cli.zone", "Show a coordinator's zones in DNS."),
     "run": ("ntmpatch.cli.run", "Run a program whose sockets reach nodes by name."),
     "up": ("ntmpatch.cli.up", "Run a node that programs share."),
+    "trace": ("ntmpatch.cli.trace", "Show how a tunnel is set up, step by step."),
     "status": ("ntmpatch.cli.status", "Tell what a running node knows."),
 }
 """Name, module that holds a click command of that name, and the line in the list of commands."""

@@ -14,6 +14,7 @@ from ntmpatch.base.policy import Policy
 from ntmpatch.negotiation.errors import NameUnknown, TryAgain
 from ntmpatch.negotiation.peers import Peer, Peers, contact_of, peer_of_untrusted
 from ntmpatch.negotiation.registration import Registrar
+from ntmpatch.negotiation.tracing import Tracer
 from ntmpatch.signalling.effects import Failed, Forget, Resolved, Unresolved
 from ntmpatch.signalling.enrolled import EnrolledParty
 from ntmpatch.signalling.errors import Refused, Silent
@@ -33,6 +34,7 @@ from ntmpatch.wire.control_messages import (
 
 if TYPE_CHECKING:
     from ntmpatch.signalling.engine import Request
+    from ntmpatch.signalling.recording import Recording
 
 __all__ = ["NameUnknown", "NodeNegotiation", "TryAgain"]
 
@@ -64,6 +66,7 @@ class NodeNegotiation(EnrolledParty):
         self._policy = policy or Policy()
         self.peers = Peers()
         self._registrar = Registrar(self, device_type)
+        self.tracer = Tracer(self)
         self._lookups: dict[str, list[int]] = {}
         self._next_request_id = 1
         self.on(RouteDirection, self._directed)
@@ -114,11 +117,12 @@ class NodeNegotiation(EnrolledParty):
         ]
         return (*coordinators, *self.enrolment.account_server_endpoints)
 
-    def resolve(self, fqdn: str, now: float) -> int:
+    def resolve(self, fqdn: str, now: float, *, recording: Recording | None = None) -> int:
         """Fig. 3 (1), (2): look a name up, by having a tunnel to it directed.
 
         The request id of a Resolved or Unresolved effect, which comes after at most 8 s.
-        Look-ups of one name share one direction, and none is needed while the tunnel lives.
+        Look-ups of one name share one direction, and none is needed while the tunnel lives; with
+        ``recording`` (of `tracer`) there is a new one in any case.
         """
         self.now = now
         request_id = self._next_request_id
@@ -129,15 +133,22 @@ class NodeNegotiation(EnrolledParty):
             self.emit(Unresolved(request_id, fqdn, NameUnknown(str(error))))
             return request_id
         peer = self.peers.named(fqdn)
-        if peer is not None and peer.is_up:
+        if peer is not None and peer.is_up and recording is None:
             self.emit(Resolved(request_id, fqdn, peer.public_key, peer.ipv4, peer.ipv6))
-        elif fqdn in self._lookups:
+        elif fqdn in self._lookups and recording is None:
             self._lookups[fqdn].append(request_id)
+        elif fqdn in self._lookups:
+            self.emit(Unresolved(request_id, fqdn, TryAgain("a look-up of it is under way")))
         elif len(self._lookups) >= MAX_LOOKUPS:
             self.emit(Unresolved(request_id, fqdn, TryAgain("too many look-ups under way")))
         else:
             self._lookups[fqdn] = [request_id]
-            self.start(self._look_up(fqdn), lambda peer, error: self._looked_up(fqdn, peer, error))
+            look_up = self._look_up(fqdn)
+            self.start(
+                look_up if recording is None else self.tracer.anew(fqdn, look_up),
+                lambda peer, error: self._looked_up(fqdn, peer, error),
+                recording=recording,
+            )
         return request_id
 
     def reverse(self, address: bytes) -> str | None:
@@ -166,7 +177,11 @@ class NodeNegotiation(EnrolledParty):
         was_up = peer.is_up
         peer.established = Event()
         if was_up:
-            self.start(self._redirect(peer), lambda _, error: self._redirected(peer, error))
+            self.start(
+                self._redirect(peer),
+                lambda _, error: self._redirected(peer, error),
+                recording=self.tracer.of(peer.fqdn),
+            )
         else:
             self._drop(peer)
 
@@ -263,6 +278,7 @@ class NodeNegotiation(EnrolledParty):
             self.emit(contact)
             self._watch_relay(peer, message)
         if message.answers:
+            self.record_with(message.answers, request)
             self.conclude(request.peer, message.answers, message)
         return Ack()
 

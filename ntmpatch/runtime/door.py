@@ -76,6 +76,10 @@ class NodeService(Protocol):
         """For ``ntmpatch status``: anything JSON can say."""
         ...
 
+    def trace(self, name: str) -> dict[str, Any]:
+        """For ``ntmpatch trace``; blocks the greenlet; raises NameLookupError, OSError."""
+        ...
+
     def rebind(self, addresses: tuple[str, ...]) -> None:
         """Move to these local addresses of the real network; OSError if it cannot."""
         ...
@@ -113,6 +117,7 @@ class Door:
             local.Describe: self.sockets.describe,
             local.Inform: self.sockets.inform,
             local.Status: self._status,
+            local.Trace: self._trace,
             local.Rebind: self._rebind,
         }
 
@@ -258,6 +263,9 @@ class Door:
 
     def _status(self, _request: local.Status, _fds: list[int]) -> local.Record:
         return local.Report(msgspec.json.encode(self._service.status()))
+
+    def _trace(self, request: local.Trace, _fds: list[int]) -> local.Record:
+        return local.Report(msgspec.json.encode(self._service.trace(request.name)))
 
     def _rebind(self, request: local.Rebind, _fds: list[int]) -> local.Record:
         self._service.rebind(request.addresses)

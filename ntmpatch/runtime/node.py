@@ -14,7 +14,7 @@ import ipaddress
 import logging
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gevent
 
@@ -134,6 +134,14 @@ class Node:
     def reverse_resolve(self, address: bytes) -> str | None:
         """The name behind a virtual address."""
         return self.peers.reverse_resolve(address)
+
+    def trace(self, name: str) -> dict[str, Any]:
+        """Direct a tunnel anew, and tell how it came up."""
+        if isinstance(self.peers, StaticPeers):
+            raise OSError(
+                errno.EOPNOTSUPP, "this node has its peers from its configuration: none is directed"
+            )
+        return self.peers.trace(name)
 
     def rebind(self, addresses: tuple[str, ...]) -> None:
         """Move to other local addresses (Fig. 5 begins here when nothing of the kernel did)."""

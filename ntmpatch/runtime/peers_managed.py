@@ -19,6 +19,7 @@ from ntmpatch.runtime.door import NameLookupError
 from ntmpatch.runtime.interfaces import concrete
 from ntmpatch.runtime.packets import PacketSide, Route
 from ntmpatch.runtime.peers_static import describe_peer
+from ntmpatch.runtime.set_up import SetUpSteps, trace_set_up
 from ntmpatch.runtime.state import ENROLMENT
 from ntmpatch.runtime.station import Station
 from ntmpatch.signalling.effects import (
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from ntmpatch.runtime.settings import NodeSettings
     from ntmpatch.runtime.trace import TraceWriter
     from ntmpatch.signalling.effects import Effect
+    from ntmpatch.signalling.recording import Recording
 
 log = logging.getLogger("ntmpatch.node")
 
@@ -70,8 +72,7 @@ class ManagedPeers:
         self._left = gevent.event.Event()
         self._lookups: dict[int, gevent.event.AsyncResult[Resolved]] = {}
         self._names: dict[bytes, str] = {}
-        self._traced: set[bytes] = set()
-        """Peers whose tunnel's creation has been traced to its end."""
+        self._loop: Any = gevent.get_hub().loop
         self._station = Station(
             settings.private_key,
             self._make_negotiation,
@@ -84,6 +85,7 @@ class ManagedPeers:
             gso=settings.offload,
         )
         self.carrier: Carrier = self._station.carrier
+        self._steps = SetUpSteps(self._station, self._negotiation, packets)
 
     def _make_negotiation(self, public_key: bytes) -> NodeNegotiation:
         settings = self._settings
@@ -130,14 +132,40 @@ class ManagedPeers:
 
     def resolve(self, name: str) -> local.Resolved:
         """Have a tunnel to ``name`` directed, and wait for it."""
-        if not any(in_domain(name, domain) for domain in self._domains()):
-            raise NameLookupError(socket.EAI_NONAME, f"{name} is in no domain of this node")
+        self._check_domain(name)
         if name == self._negotiation.fqdn:
             return self._own(name)
+        return self._look_up(name)
+
+    def trace(self, name: str) -> dict[str, Any]:
+        """Have a tunnel to ``name`` directed anew, and tell how it came up, step by step.
+
+        A set-up that fails is told as well. NameLookupError: it cannot be tried.
+        """
+        self._check_domain(name)
+        if name == self._negotiation.fqdn:
+            raise NameLookupError(socket.EAI_NONAME, f"{name} is this node itself")
+        if self._negotiation.tracer.of(name) is not None:
+            raise NameLookupError(socket.EAI_AGAIN, f"{name} is being traced already")
+        self._registered.wait(timeout=LOOKUP_TIMEOUT)
+        self._steps.anew(name)
+        return trace_set_up(
+            name,
+            lambda recording: self._look_up(name, recording),
+            self._negotiation,
+            self._packets,
+            self.carrier.wake,
+        )
+
+    def _check_domain(self, name: str) -> None:
+        if not any(in_domain(name, domain) for domain in self._domains()):
+            raise NameLookupError(socket.EAI_NONAME, f"{name} is in no domain of this node")
+
+    def _look_up(self, name: str, recording: Recording | None = None) -> local.Resolved:
         now = time.monotonic()
-        self._station.trace("3.1", message=f"look-up of {name}")
+        self._steps.asked(name, now)
         self.carrier.tunnel.hold_unknown(now + LOOKUP_TIMEOUT)
-        request_id = self._negotiation.resolve(name, now)
+        request_id = self._negotiation.resolve(name, now, recording=recording)
         answer: gevent.event.AsyncResult[Resolved] = gevent.event.AsyncResult()
         self._lookups[request_id] = answer
         self.carrier.wake()
@@ -188,8 +216,7 @@ class ManagedPeers:
     def _tunnel_event(self, event: TunnelEvent, now: float) -> None:
         key = event.peer.public_key
         if isinstance(event, Established):
-            if not event.initiator and key in self._names and key not in self._traced:
-                self._station.trace("3.18", self._title(key), "tunnel response")
+            self._steps.shaken_hands(event, now)
             self._negotiation.tunnel_established(key, now)
         elif isinstance(event, Expired):
             self._negotiation.tunnel_expired(key, now)
@@ -203,37 +230,19 @@ class ManagedPeers:
     def _prefixes(self) -> tuple[str, ...]:
         return self._negotiation.virtual_prefixes()
 
-    def _title(self, public_key: bytes) -> str:
-        return f"node {self._names.get(public_key, '')}"
-
-    def _created(self, found: Resolved, now: float) -> None:
-        """Fig. 3 (19)-(21): the tunnel carries both ways, and the program may use it."""
-        key = found.public_key
-        self._traced.add(key)
-        self._station.trace("3.19", message="ready")
-        peer = self.carrier.tunnel.peers.get(key)
-        if peer is not None:
-            # It opens our NAT's mapping at once, and shows the far end that we have the session.
-            peer.keepalive(now)
-            self._station.trace("3.20", self._title(key), "keep-alive")
-        self._packets.on_first_use(
-            key, lambda: self._station.trace("3.21", self._title(key), "application's data")
-        )
-
-    def _effect(self, effect: Effect, now: float) -> None:
+    def _effect(self, effect: Effect, _now: float) -> None:
         match effect:
             case Contact():
                 self._names[effect.public_key] = effect.name
                 addresses = frozenset(address for address in (effect.ipv4, effect.ipv6) if address)
-                if addresses and effect.initiate:
-                    self._station.trace("3.17", self._title(effect.public_key), "tunnel request")
                 if addresses:
+                    self._steps.directed(effect)
                     self._packets.add_route(
                         Route(effect.public_key, addresses, access=effect.access)
                     )
             case Forget():
                 self._names.pop(effect.public_key, None)
-                self._traced.discard(effect.public_key)
+                self._steps.forget(effect.public_key)
                 self._packets.remove_route(effect.public_key)
             case Assigned():
                 self._assigned = effect
@@ -242,11 +251,11 @@ class ManagedPeers:
                     self._registered.set()
                     self._on_standing(None)
             case Resolved():
-                if effect.public_key not in self._traced:
-                    self._created(effect, now)
                 answer = self._lookups.get(effect.request_id)
                 if answer is not None:
                     answer.set(effect)
+                # Behind the answer, which leaves in the callback before: (19), then (20).
+                self._loop.run_callback(self._steps.created, effect)
             case Unresolved():
                 answer = self._lookups.get(effect.request_id)
                 if answer is not None:

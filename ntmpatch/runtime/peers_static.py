@@ -13,6 +13,7 @@ from ntmpatch.base.drops import Drop
 from ntmpatch.packet.tunnel.tunnel import EndpointChanged, Tunnel
 from ntmpatch.runtime.carrier import Carrier
 from ntmpatch.runtime.door import NameLookupError
+from ntmpatch.runtime.keylog import key_log
 from ntmpatch.runtime.packets import PacketSide, Route
 from ntmpatch.wire import local
 
@@ -37,6 +38,7 @@ class StaticPeers:
             entropy=os.urandom,
             wall_clock=time.time,
             timers=settings.timers,
+            on_handshake=key_log(),
         )
         self.carrier = Carrier(
             tunnel,

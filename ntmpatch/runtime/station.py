@@ -20,6 +20,7 @@ from ntmpatch.base.backoff import Backoff
 from ntmpatch.packet.tunnel.tunnel import Admitted, Established, Tunnel
 from ntmpatch.runtime.carrier import Carrier, Path, RelayedEndpoint
 from ntmpatch.runtime.jobs import Jobs
+from ntmpatch.runtime.keylog import key_log
 from ntmpatch.runtime.streams import TunnelStream, connect_stream
 from ntmpatch.signalling.effects import Contact, Effect, Failed, Forget, Traced, Work
 from ntmpatch.wire.relay import bind_frame, data_header
@@ -75,6 +76,7 @@ class Station:
             rng=self.rng,
             entropy=os.urandom,
             wall_clock=time.time,
+            on_handshake=key_log(),
         )
         self.party = make_party(self.tunnel.public_key)
         self.carrier = Carrier(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ntmpatch.signalling.effects import Contact, Failed, Ready
 from ntmpatch.signalling.enrolled import EnrolledParty
 from ntmpatch.signalling.errors import Refused, Silent
 from ntmpatch.signalling.process import Process, ask, sleep
+from ntmpatch.signalling.recounting import Recounter
 from ntmpatch.wire.control_messages import (
     AnnouncementResponse,
     ServerAnnouncement,
@@ -28,6 +29,10 @@ class AnnouncingServer(EnrolledParty):
     """Base of NotificationServer and RelayServer."""
 
     provisional_limit = 1024
+
+    def __init__(self, public_key: bytes, **settings: Any) -> None:
+        super().__init__(public_key, **settings)
+        Recounter(self)
 
     @property
     def load(self) -> float:

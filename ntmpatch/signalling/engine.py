@@ -112,16 +112,17 @@ class TransactionEngine:
         *,
         timeout: float = DEFAULT_TIMEOUT,
         answerers: Iterable[PeerKey] = (),
+        record: bool = False,
     ) -> bytes | None:
         """Send a request and retransmit it until answered; the transaction's id.
 
-        ``answerers``: parties besides ``peer`` whose answer counts. None: so many requests are
-        under way that another one is not begun.
+        ``answerers``: parties besides ``peer`` whose answer counts. ``record``: the envelope asks
+        for a recording. None: so many requests are under way that another one is not begun.
         """
         if len(self._outstanding) >= MAX_OUTSTANDING:
             return None
         transaction_id = self._entropy(TRANSACTION_ID_SIZE)
-        envelope = Envelope(transaction_id, Kind.REQUEST, step, message)
+        envelope = Envelope(transaction_id, Kind.REQUEST, step, message, record)
         backoff = Backoff(
             initial=FIRST_RETRANSMISSION_INTERVAL,
             maximum=MAX_RETRANSMISSION_INTERVAL,

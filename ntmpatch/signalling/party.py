@@ -22,6 +22,7 @@ from ntmpatch.signalling.engine import Outcome, Request, TransactionEngine
 from ntmpatch.signalling.errors import Refused, Silent
 from ntmpatch.signalling.figures import ANSWERS
 from ntmpatch.signalling.process import Ask, Event, Process, Sleep, Waits
+from ntmpatch.signalling.recording import Recorder, Recording, Step
 from ntmpatch.wire.control import Envelope, Kind, UnknownMessage, decode_untrusted
 from ntmpatch.wire.control_messages import Message, Refusal, RefusalCode
 
@@ -61,6 +62,8 @@ class _Running:
     done: Callable[[Any, Exception | None], None]
     event: Event | None = None
     """What it waits for, if that has a time-out of its own."""
+    recording: Recording | None = None
+    """Where the steps of its requests are noted."""
 
 
 class Party:
@@ -69,6 +72,8 @@ class Party:
     role = "party"
     provisional_limit = 0
     """Strangers that may be in the tunnel's table at once; a node lets in none."""
+    records_for_others = False
+    """Whether requests that ask for a recording get one (signalling/recounting.py)."""
 
     def __init__(
         self,
@@ -105,6 +110,9 @@ class Party:
         self._callbacks: dict[str, Callable[[], None]] = {}
         self._running = 0
         self._pumping = False
+        self.recorder = Recorder()
+        self._recording: Recording | None = None
+        """Of the process that runs at this moment."""
 
     # --- what the runtime calls --------------------------------------------------------
 
@@ -182,6 +190,8 @@ class Party:
         """Note a step that is no control message, as Fig. 3 (1), (17)-(21)."""
         self.now = now
         me = self.title
+        if self._recording is not None:
+            self._recording.note(Step(now, step, me, receiver or me))
         self.emit(Traced(now, step, me, receiver or me, message, sent=True))
 
     def peer_name(self, peer: bytes) -> str:
@@ -236,6 +246,7 @@ class Party:
         done: Callable[[Any, Exception | None], None] | None = None,
         *,
         what: str = "",
+        recording: Recording | None = None,
     ) -> None:
         """Run a process; without ``done`` its failure becomes a Failed effect."""
 
@@ -244,7 +255,7 @@ class Party:
                 self.emit(Failed(error, what or getattr(process, "__name__", "process")))
 
         self._running += 1
-        self._advance(_Running(process, done or report), None, None)
+        self._advance(_Running(process, done or report, recording=recording), None, None)
         self._pump()
 
     def call_at(self, name: str, due_at: float, callback: Callable[[], None]) -> None:
@@ -264,6 +275,13 @@ class Party:
             self._conclude(outcome)
         return outcome is not None
 
+    def record_with(self, transaction_id: bytes, request: Request) -> None:
+        """A request that came belongs to an earlier transaction, and to its recording if any."""
+        recording = self.recorder.of(transaction_id)
+        if recording is not None:
+            recording.note(Step(self.now, request.step, self.peer_name(request.peer), self.title))
+            self.recorder.join(recording, request.transaction_id)
+
     # --- inside ------------------------------------------------------------------------
 
     def _receive(self, peer: bytes, payload: bytes | memoryview) -> None:
@@ -275,11 +293,19 @@ class Party:
         arrived = self._engine.receive(peer, envelope, self.now)
         if arrived is None:
             return
+        if envelope.record and isinstance(arrived, Request):
+            self._record_for(arrived)
         self._trace_message(envelope, peer, sent=False)
         if isinstance(arrived, Outcome):
             self._conclude(arrived)
         else:
             self._dispatch(arrived)
+
+    def _record_for(self, request: Request) -> None:
+        if not self.records_for_others or request.peer not in self.admission:
+            return
+        if self.recorder.of(request.transaction_id) is None:  # else we asked ourselves
+            self.recorder.begin(request.peer, request.transaction_id, self.now)
 
     def _dispatch(self, request: Request) -> None:
         handler = self._handlers.get(type(request.message))
@@ -325,7 +351,8 @@ class Party:
             return
         if isinstance(result, Generator):
             self._running += 1
-            self._advance(_Running(result, done), None, None)
+            recording = self.recorder.of(request.transaction_id)
+            self._advance(_Running(result, done, recording=recording), None, None)
         else:
             done(result, None)
 
@@ -353,6 +380,13 @@ class Party:
 
     def _advance(self, running: _Running, value: Any, error: Exception | None) -> None:
         """Run a process until it waits for something, or ends."""
+        outer, self._recording = self._recording, running.recording
+        try:
+            self._run_on(running, value, error)
+        finally:
+            self._recording = outer
+
+    def _run_on(self, running: _Running, value: Any, error: Exception | None) -> None:
         while True:
             try:
                 if error is not None:
@@ -369,6 +403,7 @@ class Party:
                 return
             value = error = None
             if isinstance(waits, Ask):
+                recording = running.recording if waits.step else None
                 try:
                     transaction_id = self._engine.ask(
                         waits.peer,
@@ -377,11 +412,15 @@ class Party:
                         self.now,
                         timeout=waits.timeout,
                         answerers=waits.answerers,
+                        record=recording is not None,
                     )
                 except ValueError as too_large:
                     error = too_large
                     continue
                 if transaction_id is not None:
+                    if recording is not None:
+                        recording.asked.append((waits.peer, transaction_id, waits.step))
+                        self.recorder.join(recording, transaction_id)
                     self._asking[transaction_id] = running
                     return
                 error = Refused(RefusalCode.BUSY, "too many requests under way")
@@ -438,12 +477,18 @@ class Party:
 
     def _trace_message(self, envelope: Envelope, peer: bytes, *, sent: bool) -> None:
         me, other = self.title, self.peer_name(peer)
+        sender, receiver = (me, other) if sent else (other, me)
+        if self.recorder and envelope.step:
+            recording = self.recorder.of(envelope.transaction_id)
+            if recording is not None:
+                refused = envelope.kind is Kind.REFUSAL
+                recording.note(Step(self.now, envelope.step, sender, receiver, refused))
         self.emit(
             Traced(
                 at=self.now,
                 step=envelope.step,
-                sender=me if sent else other,
-                receiver=other if sent else me,
+                sender=sender,
+                receiver=receiver,
                 message=type(envelope.message).__name__,
                 sent=sent,
                 transaction_id=envelope.transaction_id,

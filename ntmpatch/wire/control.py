@@ -25,9 +25,11 @@ MAX_CONTROL_SIZE = 1200
 """Bytes of a control payload, envelope included: fits every IPv6 path when tunnelled."""
 TRANSACTION_ID_SIZE = 8
 
-# 0xC0 | version | kind | figure | step | 0 | body size u16 | transaction id (8) | msgpack body
-_HEADER = struct.Struct("!BBBBBxH8s")
+# 0xC0 | version | kind | figure | step | flags | body size u16 | transaction id (8) | msgpack body
+_HEADER = struct.Struct("!BBBBBBH8s")
 HEADER_SIZE = _HEADER.size
+FLAG_RECORD = 0x01
+"""Of a request: keep for a while what you see of its steps (signalling/recording.py)."""
 
 
 class Kind(enum.IntEnum):
@@ -53,6 +55,8 @@ class Envelope(msgspec.Struct, frozen=True):
     step: str
     """``"3.8"`` for Fig. 3 (8); empty for what is in no figure."""
     message: Message
+    record: bool = False
+    """`FLAG_RECORD`; a receiver ignores flags that it does not know."""
 
 
 class _Tag(msgspec.Struct, frozen=True, array_like=True):
@@ -78,6 +82,7 @@ def encode(envelope: Envelope) -> bytes:
             envelope.kind,
             int(figure or 0),
             int(number or 0),
+            FLAG_RECORD if envelope.record else 0,
             len(body),
             envelope.transaction_id,
         )
@@ -99,7 +104,7 @@ def decode_untrusted(payload: bytes | memoryview) -> Envelope:
         raise UntrustedError(Drop.CONTROL_OVERSIZE)
     if len(payload) <= HEADER_SIZE:
         raise UntrustedError(Drop.CONTROL_RUNT)
-    first, version, kind, figure, number, size, transaction_id = _HEADER.unpack_from(payload)
+    first, version, kind, figure, number, flags, size, transaction_id = _HEADER.unpack_from(payload)
     if first != CONTROL_BYTE:
         raise UntrustedError(Drop.CONTROL_NOT_CONTROL)
     if version != VERSION:
@@ -117,6 +122,7 @@ def decode_untrusted(payload: bytes | memoryview) -> Envelope:
         kind=kind,
         step=f"{figure}.{number}" if figure else "",
         message=_decode_body_untrusted(body),
+        record=bool(flags & FLAG_RECORD),
     )
 
 

@@ -415,6 +415,44 @@ class RelayGrant(Message, frozen=True, array_like=True, tag=43):
     lifetime: Seconds
 
 
+# --- following a set-up ------------------------------------------------------------------------
+
+
+class SeenStep(Struct, frozen=True, array_like=True):
+    """One step of a figure as a party saw it. ``sender`` and ``receiver`` count in ``parties``."""
+
+    figure: Annotated[int, Meta(ge=1, le=255)]
+    number: Annotated[int, Meta(ge=1, le=255)]
+    microseconds: Annotated[int, Meta(ge=0, le=2**40)]
+    """Since the request whose recording this is arrived."""
+    sender: Annotated[int, Meta(ge=0, le=255)]
+    receiver: Annotated[int, Meta(ge=0, le=255)]
+    refused: bool = False
+    """It answers, and says no."""
+
+
+Title: TypeAlias = Annotated[str, Meta(max_length=48)]
+"""Role and name of a party, for people: ``DC dc.home.example``."""
+
+
+class TraceRequest(Message, frozen=True, array_like=True, tag=60):
+    """Node → DC, DC → DC, NS or RS: what did you see of this transaction of mine?
+
+    Answered only to who began the transaction, with the envelope's flag of a recording set.
+    """
+
+    transaction_id: Annotated[bytes, Meta(min_length=8, max_length=8)]
+
+
+class TraceResponse(Message, frozen=True, array_like=True, tag=61):
+    """DC, NS, RS → who asked: its steps, and those of the parties that it asked in its turn."""
+
+    parties: Annotated[tuple[Title, ...], Meta(max_length=8)]
+    steps: Annotated[tuple[SeenStep, ...], Meta(max_length=40)]
+    silent: Annotated[tuple[Title, ...], Meta(max_length=8)] = ()
+    """Parties that told nothing: they are older, or did not answer."""
+
+
 AnyMessage: TypeAlias = (
     Ack
     | Refusal
@@ -443,4 +481,6 @@ AnyMessage: TypeAlias = (
     | RelayGrant
     | FederationRequest
     | FederationResponse
+    | TraceRequest
+    | TraceResponse
 )

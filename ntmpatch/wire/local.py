@@ -183,6 +183,12 @@ class Status(Record, frozen=True):
     """The node's state for ``ntmpatch status``: ``Report``."""
 
 
+class Trace(Record, frozen=True):
+    """Have a tunnel to this name directed anew, and tell each step of it: ``Report``."""
+
+    name: str
+
+
 class Rebind(Record, frozen=True):
     """Move the node to these local addresses of the real network: ``Done``."""
 
@@ -309,6 +315,7 @@ AnyRequest: TypeAlias = (
     | Describe
     | Inform
     | Status
+    | Trace
     | Rebind
 )
 AnyReply: TypeAlias = (

@@ -324,16 +324,21 @@ class Host(Namespace):
         """Record every packet on the interface (the first, if none is given) into a pcap file.
 
         The file is complete, and may be read, when the block has ended."""
-        name = (interface or self.interfaces[0]).name
-        process = self.popen([sys.executable, RECORDER, name, path])
-        process.wait_for("recording")
-        capture = Capture(path)
-        try:
+        with _recording(self, (interface or self.interfaces[0]).name, path) as capture:
             yield capture
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.check()
-            capture.lost = int(process.stdout.rpartition("dropped ")[2])
+
+
+@contextlib.contextmanager
+def _recording(namespace: Namespace, interface: str, path: Path) -> Iterator[Capture]:
+    process = namespace.popen([sys.executable, RECORDER, interface, path])
+    process.wait_for("recording")
+    capture = Capture(path)
+    try:
+        yield capture
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.check()
+        capture.lost = int(process.stdout.rpartition("dropped ")[2])
 
 
 class Switch:
@@ -391,6 +396,7 @@ class Lab:
         """Kill whatever runs in the lab; its namespaces end with their last process."""
         for host in self.hosts.values():
             host.kill_processes()
+        self.root.kill_processes()
         for holder in reversed(self._holders):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(holder.pid, signal.SIGKILL)
@@ -442,6 +448,14 @@ class Lab:
         interface = Interface(host, name)
         host.interfaces.append(interface)
         return interface
+
+    @contextlib.contextmanager
+    def capture(self, path: Path) -> Iterator[Capture]:
+        """Record what crosses the switches into a pcap file: one order, one clock, no doubles.
+
+        The file is complete, and may be read, when the block has ended."""
+        with _recording(self.root, "any", path) as capture:
+            yield capture
 
     def unique_name(self, kind: str) -> str:
         return f"{kind}{next(self._counter)}"

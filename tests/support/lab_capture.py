@@ -33,6 +33,9 @@ class CapturedPacket:
     destination: tuple[str, int]
     payload: memoryview
     size: int  # bytes on the wire, with the Ethernet header
+    at: float = 0.0  # seconds since 1970
+    sequence: int = 0  # TCP: number of the first byte of the payload, or of the SYN
+    syn: bool = False  # TCP
 
 
 class Capture:
@@ -49,9 +52,10 @@ class Capture:
             raise ValueError(f"{self.path} is no Ethernet capture")
         position = _FILE_HEADER.size
         while position < len(data):
-            *_, size, original_size = _RECORD_HEADER.unpack_from(data, position)
+            seconds, microseconds, size, original_size = _RECORD_HEADER.unpack_from(data, position)
             position += _RECORD_HEADER.size
-            yield _parse(data[position : position + size], original_size)
+            at = seconds + microseconds / 1e6
+            yield _parse(data[position : position + size], original_size, at)
             position += size
 
     def traces_of(self, secret: bytes) -> int:
@@ -69,7 +73,7 @@ def _traces(data: bytes) -> set[bytes]:
     return {data[m.end() : m.end() + _TRACE_SIZE] for m in _ANCHOR.finditer(data)}
 
 
-def _parse(frame: memoryview, size: int) -> CapturedPacket:
+def _parse(frame: memoryview, size: int, at: float) -> CapturedPacket:
     match int.from_bytes(frame[12:14]):
         case 0x0800:
             header_size = (frame[14] & 0x0F) * 4
@@ -82,21 +86,23 @@ def _parse(frame: memoryview, size: int) -> CapturedPacket:
             number, body = frame[20], frame[54 : 54 + int.from_bytes(frame[18:20])]
             fragment = number == 44
         case 0x0806:
-            return CapturedPacket("arp", ("", 0), ("", 0), frame[14:], size)
+            return CapturedPacket("arp", ("", 0), ("", 0), frame[14:], size, at)
         case _:
-            return CapturedPacket("other", ("", 0), ("", 0), frame[14:], size)
-    source_port = destination_port = 0
+            return CapturedPacket("other", ("", 0), ("", 0), frame[14:], size, at)
+    source_port = destination_port = sequence = 0
+    syn = False
     protocol = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}.get(number, "other")
     if fragment:
         protocol = "fragment"
     elif protocol in {"tcp", "udp"}:
         source_port, destination_port = int.from_bytes(body[0:2]), int.from_bytes(body[2:4])
+        if protocol == "tcp":
+            sequence, syn = int.from_bytes(body[4:8]), bool(body[13] & 2)
         body = body[8 if protocol == "udp" else (body[12] >> 4) * 4 :]
     elif number == 0:
         protocol = "icmpv6"  # a hop-by-hop header: multicast listener reports of the kernel
-    return CapturedPacket(
-        protocol, (addresses[0], source_port), (addresses[1], destination_port), body, size
-    )
+    source, destination = (addresses[0], source_port), (addresses[1], destination_port)
+    return CapturedPacket(protocol, source, destination, body, size, at, sequence, syn)
 
 
 def _address(packed: memoryview) -> str:

@@ -1,5 +1,7 @@
 """Record every packet of an interface into a pcap file until SIGINT: lab_recorder.py INTERFACE FILE
 
+INTERFACE ``any``: what arrives at all of them, in one order and by one clock.
+
 tcpdump cannot do it here: as root it insists on changing its user and groups, which a user
 namespace made without root may not. Packets come through a ring in shared memory (packet_mmap in
 the kernel's documentation), the only large buffer that a user namespace is given.
@@ -19,6 +21,7 @@ SOL_PACKET = 263
 PACKET_RX_RING = 5
 PACKET_STATISTICS = 6
 PACKET_VERSION = 10
+PACKET_IGNORE_OUTGOING = 23
 TPACKET_V2 = 1
 TP_STATUS_KERNEL, TP_STATUS_USER = 0, 1
 
@@ -42,6 +45,10 @@ def main(interface: str, path: str) -> None:
         request = struct.pack("=IIII", BLOCK_SIZE, BLOCKS, FRAME_SIZE, FRAMES)
         packets.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
         ring = mmap.mmap(packets.fileno(), BLOCKS * BLOCK_SIZE)
+        if interface == "any":
+            # A switch's ports: what comes in at one goes out at another, and is recorded once.
+            packets.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+            interface = ""
         packets.bind((interface, ETH_P_ALL))
         ending: list[int] = []
         signal.signal(signal.SIGINT, lambda number, _frame: ending.append(number))

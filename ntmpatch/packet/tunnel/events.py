@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -35,6 +35,16 @@ class Admitted:
     """A key that was no known peer has been let in, provisionally."""
 
     peer: Any
+
+
+class HandshakeKeys(NamedTuple):
+    """What one end brings to a handshake beside its static key; for a key log only."""
+
+    remote_static: bytes
+    """The far end's X25519 public key."""
+    ephemeral: bytes
+    """Our ephemeral X25519 private key."""
+    preshared: bytes
 
 
 TunnelEvent: TypeAlias = Established | Expired | EndpointChanged | Admitted

@@ -17,7 +17,7 @@ from ntmpatch.base.drops import Drop
 from ntmpatch.crypto.noise import Initiator
 from ntmpatch.packet.tunnel.constants import MAX_CALLS, MAX_RETIRED, MAX_STAGED, MAX_UNCONFIRMED
 from ntmpatch.packet.tunnel.cookie import CookieHolder
-from ntmpatch.packet.tunnel.events import EndpointChanged, Established, Expired
+from ntmpatch.packet.tunnel.events import EndpointChanged, Established, Expired, HandshakeKeys
 from ntmpatch.wire.wireguard import INITIATION, INITIATION_LAYOUT, MIN_DATA_SIZE
 
 if TYPE_CHECKING:
@@ -232,9 +232,10 @@ class Peer(Generic[E]):
         tunnel = self._tunnel
         while len(self._calls) >= MAX_CALLS:
             self._forget_call(next(iter(self._calls)))
-        call = Initiator(
-            tunnel.static, self.public_key, tunnel.entropy(32), tunnel.timestamps.next()
-        )
+        ephemeral = tunnel.entropy(32)
+        if tunnel.on_handshake is not None:
+            tunnel.on_handshake(HandshakeKeys(self.public_key, ephemeral, self.preshared_key))
+        call = Initiator(tunnel.static, self.public_key, ephemeral, tunnel.timestamps.next())
         index = tunnel.new_handshake_index(self)
         self._calls[index] = call
         message = INITIATION_LAYOUT.pack(INITIATION, index, *call.message_parts, b"", b"")

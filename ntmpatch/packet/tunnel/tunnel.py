@@ -24,6 +24,7 @@ from ntmpatch.packet.tunnel.events import (
     EndpointChanged,
     Established,
     Expired,
+    HandshakeKeys,
     TunnelEvent,
 )
 from ntmpatch.packet.tunnel.peer import Alarm, Peer
@@ -62,6 +63,7 @@ class Tunnel(Generic[E]):
 
     ``admit(public_key)`` says whether a key that is no peer's may become one provisionally.
     ``wall_clock`` gives seconds since 1970, for the timestamps of initiations only.
+    ``on_handshake`` is told the keys of each handshake before its message leaves (key logs).
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Tunnel(Generic[E]):
         entropy: Callable[[int], bytes] = os.urandom,
         drops: DropCounter | None = None,
         timers: Timers | None = None,
+        on_handshake: Callable[[HandshakeKeys], None] | None = None,
     ) -> None:
         self.static = StaticKey(private_key)
         self.public_key = self.static.public
@@ -84,6 +87,7 @@ class Tunnel(Generic[E]):
         self.times = Timers() if timers is None else timers
         self.timers: TimerQueue[tuple[Peer[E], Alarm]] = TimerQueue()
         self.timestamps = TimestampSource(wall_clock)
+        self.on_handshake = on_handshake
         self._admit = admit
         self._checker = CookieChecker(
             self.public_key, lifetime=self.times.cookie_lifetime, now=now, entropy=entropy
@@ -314,7 +318,10 @@ class Tunnel(Generic[E]):
             return
         peer.last_timestamp = handshake.timestamp
         peer.last_initiation_at = now
-        public, sealed_empty, keys = handshake.respond(self.entropy(32), peer.preshared_key)
+        ephemeral = self.entropy(32)
+        if self.on_handshake is not None:
+            self.on_handshake(HandshakeKeys(peer.public_key, ephemeral, peer.preshared_key))
+        public, sealed_empty, keys = handshake.respond(ephemeral, peer.preshared_key)
         session = self._new_session(peer, keys, self._new_index(), sender, now)
         peer.offer(session)
         peer.heard(len(message), now)

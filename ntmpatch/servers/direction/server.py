@@ -22,6 +22,7 @@ from ntmpatch.signalling.effects import Contact, Failed, Ready
 from ntmpatch.signalling.enrolled import EnrolledParty
 from ntmpatch.signalling.errors import Refused, Silent
 from ntmpatch.signalling.process import Process, ask, sleep, work
+from ntmpatch.signalling.recounting import Recounter
 from ntmpatch.wire.control_messages import (
     Ack,
     Address,
@@ -98,6 +99,7 @@ class DirectionServer(EnrolledParty):
         self._coordinators = Coordinators(self, finder)
         self._federation = Federation(self)
         self._director = Director(self, self._coordinators)
+        Recounter(self)
         self.on(RegistrationRequest, self._register)
         self.on(Deregistration, self._deregister)
         self.on(ServerAnnouncement, self._hear)
