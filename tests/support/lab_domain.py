@@ -34,15 +34,15 @@ def clean_environment() -> dict[str, str]:
 
 
 class Domain:
-    """`serve all` on one host of the lab."""
+    """`serve all` on one host of the lab; ``dns``: further lines of its section [dns]."""
 
-    def __init__(self, host: Host, directory: Path, name: str = DOMAIN) -> None:
+    def __init__(self, host: Host, directory: Path, name: str = DOMAIN, *, dns: str = "") -> None:
         self.host = host
         self.name = name
         self._config = directory / "servers.toml"
         self._config.write_text(
             f'[serve]\ndomain = "{name}"\nstate = "{directory / "servers"}"\n'
-            f'listen = "{host.address()}"\n\n[dns]\nport = {DNS_PORT}\n'
+            f'listen = "{host.address()}"\n\n[dns]\nport = {DNS_PORT}\n{dns}'
         )
         self.process = host.popen(
             [*NTMPATCH, "serve", "all", "--config", self._config], env=clean_environment()
@@ -63,6 +63,11 @@ class Domain:
         if not token.startswith("ntm1.") or "\n" in token:
             raise LabError(f"account add printed something beside a token: {token!r}")
         return token
+
+    def command(self, *words: Word) -> str:
+        """What a command on the servers' own state prints."""
+        command = [*NTMPATCH, *words, "--config", self._config]
+        return self.host.run(command, env=clean_environment())
 
     def node(self, host: Host, label: str, directory: Path, port: int = NODE_PORT) -> DomainNode:
         """A node on a host, with an account of its own and a state directory not made yet."""
