@@ -44,7 +44,7 @@ class SqlDirectionStore:
             if row is not None and ipaddress.IPv4Address(row.ipv4) in ipv4_network:
                 return row.ipv4, row.ipv6
             hosts = connection.scalars(
-                select(addresses.c.host).order_by(addresses.c.host.desc()).limit(1)
+                select(addresses.c.host).order_by(addresses.c.ipv4.desc()).limit(1)
             ).first()
             host = FIRST_HOST if hosts is None else hosts + 1
             if host >= ipv4_network.num_addresses - 1:
