@@ -9,7 +9,9 @@ from ntmpatch.signalling.enrolled import EnrolledParty
 from ntmpatch.signalling.errors import Refused, Silent
 from ntmpatch.signalling.process import Process, ask, sleep
 from ntmpatch.wire.control_messages import (
+    Ack,
     AnnouncementResponse,
+    Deregistration,
     ServerAnnouncement,
     ServerLocation,
     addresses_of,
@@ -39,11 +41,46 @@ class AnnouncingServer(EnrolledParty):
         self.now = now
         self._coordinators: frozenset[bytes] = frozenset()
         self._is_ready = False
+        self._farewells = 0
+        self._has_left = False
         self.start(self._serve(), self._ended)
 
     def is_coordinator(self, peer: bytes) -> bool:
         """Whether ``peer`` is a coordinator of our domain, certified by the AS."""
         return peer in self._coordinators
+
+    # --- ending ------------------------------------------------------------------------
+
+    def drain(self, now: float) -> None:
+        """Tell the coordinators that nothing new is taken; what is served goes on."""
+        super().drain(now)
+        for coordinator in self._coordinators:
+            self._farewells += 1
+            self.start(self._announce(coordinator), self._bade_farewell)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the coordinators know that we end, and nobody needs this server any more."""
+        return super().is_idle and not self._farewells
+
+    def leave(self, now: float) -> None:
+        """Tell the coordinators that we are gone; `is_idle` once they have heard, or not in time.
+
+        Nothing is announced after this: it would bring us back.
+        """
+        self.now = now
+        self._has_left = True
+        for coordinator in self._coordinators:
+            self._farewells += 1
+            goodbye = ask(coordinator, Deregistration(), Ack, timeout=ANNOUNCEMENT_TIMEOUT)
+            self.start(goodbye, self._bade_farewell)
+
+    def _bade_farewell(self, _: object, error: Exception | None) -> None:
+        self._farewells -= 1
+        if error is not None:
+            self.emit(Failed(error, "farewell"))
+
+    # --- announcing --------------------------------------------------------------------
 
     def _ended(self, _: object, error: Exception | None) -> None:
         if error is not None:
@@ -52,7 +89,7 @@ class AnnouncingServer(EnrolledParty):
     def _serve(self) -> Process[None]:
         yield from self.enrol()
         fresh = False
-        while True:
+        while not self._has_left:
             locations = yield from self.find_coordinators(fresh=fresh)
             yield from self._announce_while_heard(locations)
             fresh = True
@@ -64,15 +101,10 @@ class AnnouncingServer(EnrolledParty):
         while silences < MAX_SILENCES:
             interval = 0.0
             for location, key in zip(locations, keys, strict=True):
+                if self._has_left:
+                    return
                 try:
-                    answer = yield from ask(
-                        key,
-                        ServerAnnouncement(
-                            self.enrolment.certificate, addresses_of(self.endpoints), self.load
-                        ),
-                        AnnouncementResponse,
-                        timeout=ANNOUNCEMENT_TIMEOUT,
-                    )
+                    answer = yield from self._announce(key)
                 except (Silent, Refused) as failure:
                     self.emit(Failed(failure, "announcement"))
                     self._meet(location)
@@ -81,6 +113,17 @@ class AnnouncingServer(EnrolledParty):
                     self._report_ready()
             silences = 0 if interval else silences + 1
             yield from sleep(interval or RETRY_INTERVAL)
+
+    def _announce(self, coordinator: bytes) -> Process[AnnouncementResponse]:
+        load = 1.0 if self.draining else self.load
+        announcement = ServerAnnouncement(
+            self.enrolment.certificate, addresses_of(self.endpoints), load, self.draining
+        )
+        return (
+            yield from ask(
+                coordinator, announcement, AnnouncementResponse, timeout=ANNOUNCEMENT_TIMEOUT
+            )
+        )
 
     def _report_ready(self) -> None:
         if not self._is_ready:
