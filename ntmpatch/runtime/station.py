@@ -20,14 +20,16 @@ from ntmpatch.base.backoff import Backoff
 from ntmpatch.packet.tunnel.tunnel import Admitted, Established, Tunnel
 from ntmpatch.runtime.carrier import Carrier, Path, RelayedEndpoint
 from ntmpatch.runtime.jobs import Jobs
+from ntmpatch.runtime.logs import log_event
 from ntmpatch.runtime.streams import TunnelStream, connect_stream
-from ntmpatch.signalling.effects import Contact, Effect, Failed, Forget, Traced, Work
+from ntmpatch.signalling.effects import Contact, Effect, Failed, Forget, Noted, Traced, Work
 from ntmpatch.wire.relay import bind_frame, data_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ntmpatch.base.addresses import Endpoint
+    from ntmpatch.base.drops import DropCounter
     from ntmpatch.packet.tunnel.peer import Peer
     from ntmpatch.packet.tunnel.tunnel import TunnelEvent
     from ntmpatch.runtime.jobs import Outcome
@@ -66,6 +68,7 @@ class Station:
         on_datagram: Callable[[memoryview, int, Endpoint], bool] | None = None,
         group: Callable[[], AbstractContextManager[None]] = nullcontext,
         gso: bool = True,
+        drops: DropCounter | None = None,
     ) -> None:
         self.rng = random.Random(os.urandom(16))
         self.tunnel: Tunnel[Path] = Tunnel(
@@ -75,6 +78,7 @@ class Station:
             rng=self.rng,
             entropy=os.urandom,
             wall_clock=time.time,
+            drops=drops,
         )
         self.party = make_party(self.tunnel.public_key)
         self.carrier = Carrier(
@@ -185,9 +189,14 @@ class Station:
                         message=effect.message,
                     )
             case Failed():
-                level = logging.ERROR if effect.fatal else logging.WARNING
-                log.log(level, "%s: %s: %s", self.party.title, effect.what, effect.error)
+                level = "error" if effect.fatal else "warning"
+                facts = {"what": effect.what, "error": effect.error}
+                log_event(log, level, "failed", {"party": self.party.title, **facts})
                 self._on_effect(effect, now)
+            case Noted():
+                log_event(
+                    log, effect.level, effect.event, {"party": self.party.title, **effect.fields}
+                )
             case _:
                 self._on_effect(effect, now)
 

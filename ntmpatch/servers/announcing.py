@@ -12,6 +12,7 @@ from ntmpatch.wire.control_messages import (
     Ack,
     AnnouncementResponse,
     Deregistration,
+    Message,
     ServerAnnouncement,
     ServerLocation,
     addresses_of,
@@ -41,7 +42,9 @@ class AnnouncingServer(EnrolledParty):
         self.now = now
         self._coordinators: frozenset[bytes] = frozenset()
         self._is_ready = False
-        self._farewells = 0
+        self._listeners: set[bytes] = set()
+        """Coordinators that heard that we end."""
+        self._telling = 0
         self._has_left = False
         self.start(self._serve(), self._ended)
 
@@ -54,31 +57,40 @@ class AnnouncingServer(EnrolledParty):
     def drain(self, now: float) -> None:
         """Tell the coordinators that nothing new is taken; what is served goes on."""
         super().drain(now)
+        self._listeners = set(self._coordinators)
         for coordinator in self._coordinators:
-            self._farewells += 1
-            self.start(self._announce(coordinator), self._bade_farewell)
+            self._tell(coordinator, self._announce(coordinator))
+
+    def leave(self, now: float) -> None:
+        """Tell the coordinators that we are gone, and announce nothing any more."""
+        super().leave(now)
+        self._has_left = True
+        for coordinator in tuple(self._listeners):
+            goodbye = ask(coordinator, Deregistration(), Ack, timeout=ANNOUNCEMENT_TIMEOUT)
+            self._tell(coordinator, goodbye)
+
+    @property
+    def has_told(self) -> bool:
+        """Whether the coordinators have heard what we told last, or will not answer."""
+        return super().has_told and not self._telling
 
     @property
     def is_idle(self) -> bool:
-        """Whether the coordinators know that we end, and nobody needs this server any more."""
-        return super().is_idle and not self._farewells
+        """Whether the coordinators know that we end, and nobody needs this server any more.
 
-    def leave(self, now: float) -> None:
-        """Tell the coordinators that we are gone; `is_idle` once they have heard, or not in time.
-
-        Nothing is announced after this: it would bring us back.
+        A subclass says who needs it.
         """
-        self.now = now
-        self._has_left = True
-        for coordinator in self._coordinators:
-            self._farewells += 1
-            goodbye = ask(coordinator, Deregistration(), Ack, timeout=ANNOUNCEMENT_TIMEOUT)
-            self.start(goodbye, self._bade_farewell)
+        return super().is_idle and self.has_told
 
-    def _bade_farewell(self, _: object, error: Exception | None) -> None:
-        self._farewells -= 1
-        if error is not None:
-            self.emit(Failed(error, "farewell"))
+    def _tell(self, coordinator: bytes, process: Process[Message]) -> None:
+        def told(_: object, error: Exception | None) -> None:
+            self._telling -= 1
+            if error is not None:
+                self._listeners.discard(coordinator)
+                self.emit(Failed(error, "farewell"))
+
+        self._telling += 1
+        self.start(process, told)
 
     # --- announcing --------------------------------------------------------------------
 

@@ -208,6 +208,15 @@ class Party:
         self.now = now
         self.draining = True
 
+    def leave(self, now: float) -> None:
+        """Tell those who should know that this party is gone; `has_told` once that is done."""
+        self.now = now
+
+    @property
+    def has_told(self) -> bool:
+        """Whether everybody knows what is to be known about our end."""
+        return not self._outbox
+
     @property
     def is_idle(self) -> bool:
         """Whether all requests are answered, so that a party that drains may end."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ntmpatch.base.addresses import domain_of, in_domain
 from ntmpatch.base.policy import Policy
@@ -74,6 +74,7 @@ class DirectionServer(EnrolledParty):
 
     role = "DC"
     provisional_limit = 4096
+    answered_while_draining: ClassVar[frozenset[type[Message]]] = frozenset({Deregistration})
 
     def __init__(
         self,

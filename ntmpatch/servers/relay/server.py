@@ -40,7 +40,7 @@ class RelayServer(AnnouncingServer):
 
     @property
     def load(self) -> float:
-        """Share of the sessions or of the bandwidth that is taken; 1 if there is no session left."""
+        """Share of the sessions or of the bandwidth that is taken; 1: there is no session left."""
         return self.table.load(self.now)
 
     @property
