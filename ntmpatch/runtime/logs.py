@@ -17,8 +17,8 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from ntmpatch.base.bucket import TokenBucket
 from ntmpatch.base.errors import ConfigError
+from ntmpatch.base.rates import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ntmpatch.base.config import policy_of
 from ntmpatch.base.errors import NtmpatchError
 from ntmpatch.runtime.logs import configure_log, log_event
 from ntmpatch.servers.relay.table import RelayLimits
@@ -23,6 +24,7 @@ log = logging.getLogger("ntmpatch.serve")
 CHANGEABLE = frozenset(
     {
         ("serve", "drain_time"),
+        ("policy", ""),
         ("log", "format"),
         ("log", "level"),
         ("rs", "max_sessions"),
@@ -57,12 +59,16 @@ def reload(servers: Servers, read_config: Callable[[], ServeConfig] | None) -> N
     try:
         fresh = read_config()
         changed = changes(servers.config, fresh)
+        policy = policy_of(fresh.policy)
         configure_log(fresh.log.format, fresh.log.level)
     except (NtmpatchError, OSError) as error:
         log_event(log, "error", "reload-failed", {"error": error})
         return
     taken = [change for change in changed if change in CHANGEABLE]
     servers.config = _with(servers.config, fresh)
+    coordinator = servers.stations.get("dc")
+    if coordinator is not None:
+        coordinator.party.policy = policy
     relay = servers.stations.get("rs")
     if relay is not None:
         relay.party.limit(relay_limits(servers.config), time.monotonic())
@@ -73,14 +79,15 @@ def reload(servers: Servers, read_config: Callable[[], ServeConfig] | None) -> N
 
 
 def changes(before: ServeConfig, after: ServeConfig) -> list[tuple[str, str]]:
-    """Sections and keys in which two configurations differ."""
+    """Sections and keys in which two configurations differ; no key for a list of sections."""
     old, new = msgspec.to_builtins(before), msgspec.to_builtins(after)
-    return [
-        (section, key)
-        for section, keys in new.items()
-        for key in (keys if isinstance(keys, dict) else ())
-        if old.get(section, {}).get(key) != keys[key]
-    ]
+    found: list[tuple[str, str]] = []
+    for section, content in new.items():
+        if isinstance(content, dict):
+            found += [(section, key) for key in content if content[key] != old[section][key]]
+        elif content != old[section]:
+            found.append((section, ""))
+    return found
 
 
 def _with(before: ServeConfig, fresh: ServeConfig) -> ServeConfig:
@@ -88,10 +95,11 @@ def _with(before: ServeConfig, fresh: ServeConfig) -> ServeConfig:
     sections = {}
     for section in {section for section, _ in CHANGEABLE}:
         new = getattr(fresh, section)
-        keys = {key: getattr(new, key) for name, key in CHANGEABLE if name == section}
-        sections[section] = msgspec.structs.replace(getattr(before, section), **keys)
+        keys = {key: getattr(new, key) for name, key in CHANGEABLE if name == section and key}
+        old = getattr(before, section)
+        sections[section] = msgspec.structs.replace(old, **keys) if keys else new
     return msgspec.structs.replace(before, **sections)
 
 
 def _names(keys: list[tuple[str, str]]) -> str:
-    return ", ".join(f"[{section}] {key}" for section, key in keys)
+    return ", ".join(f"[{section}] {key}" if key else f"[[{section}]]" for section, key in keys)

@@ -20,6 +20,7 @@ from ntmpatch.base.backoff import Backoff
 from ntmpatch.packet.tunnel.tunnel import Admitted, Established, Tunnel
 from ntmpatch.runtime.carrier import Carrier, Path, RelayedEndpoint
 from ntmpatch.runtime.jobs import Jobs
+from ntmpatch.runtime.interfaces import is_routable
 from ntmpatch.runtime.logs import log_event
 from ntmpatch.runtime.streams import TunnelStream, connect_stream
 from ntmpatch.signalling.effects import Contact, Effect, Failed, Forget, Noted, Traced, Work
@@ -249,7 +250,11 @@ class Station:
 
     def _reachable(self, endpoints: Sequence[Endpoint]) -> Endpoint | None:
         families = {local.is_ipv6 for local in self.carrier.local_endpoints}
-        return next((end for end in endpoints if end.is_ipv6 in families), None)
+        candidates = [end for end in endpoints if end.is_ipv6 in families]
+        if len({end.is_ipv6 for end in candidates}) > 1:
+            # A port of a family is bound even where this machine has no way into that network.
+            candidates = [end for end in candidates if is_routable(end)] or candidates
+        return candidates[0] if candidates else None
 
     def _part(self, public_key: bytes) -> None:
         self._contacts.pop(public_key, None)

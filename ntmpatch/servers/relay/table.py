@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
-from ntmpatch.base.rates import TokenBucket
 from ntmpatch.base.drops import Drop, DropCounter
 from ntmpatch.base.errors import UntrustedError
+from ntmpatch.base.rates import TokenBucket
 from ntmpatch.wire.relay import (
     CAPABILITY_SIZE,
     FRAME_DATA,
