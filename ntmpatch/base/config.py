@@ -101,6 +101,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timers: TimersSection = TimersSection()
 
 
+_HEADER = re.compile(r"\s*\[+\s*([\w.-]+)\s*\]+")
+
 OneOrMore: TypeAlias = str | tuple[str, ...]
 """An address, or a list with one of each family."""
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
@@ -132,7 +134,7 @@ class ServerSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public: OneOrMore = ""
     """As in ``[serve]``, for this server alone."""
     port: Annotated[int, Meta(ge=-1, le=65535)] = -1
-    """UDP, of an NS also TCP; -1: the usual one (as 3470, dc 3471, ns 3472, rs 3473)."""
+    """UDP, of an NS also TCP; -1: 3470 for an AS, DC 3471, NS 3472, RS 3473."""
     name: str = ""
     """Full name; empty: as, dc, ns or rs in the domain."""
     token: str = ""
@@ -242,8 +244,18 @@ def parse_serve_config(text: str, file: str) -> ServeConfig:
 
 
 def line_of(text: str, section: str, key: str) -> int | None:
-    """The line of ``key`` in ``[section]`` of a configuration; None if it stands nowhere."""
-    return _line_of(text, f".{section}.{key}" if key else f".{section}", key or section)
+    """The line of ``key`` in ``[section]``, or else of the section; None if it is not there."""
+    inside = False
+    beginning = None
+    for number, line in enumerate(text.splitlines(), 1):
+        header = _HEADER.match(line)
+        if header:
+            inside = header.group(1) == section
+            if inside and beginning is None:
+                beginning = number
+        elif inside and key and re.match(rf"\s*{re.escape(key)}\s*=", line):
+            return number
+    return beginning
 
 
 def _parse(text: str, file: str, kind: type[T]) -> T:
@@ -275,7 +287,7 @@ def _line_of(text: str, path: str, key: str) -> int | None:
     inside = section is None or section.group(1) == key
     found = None
     for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[+\s*([\w.-]+)\s*\]+", line)
+        header = _HEADER.match(line)
         if header:
             inside = section is None or header.group(1) == section.group(1)
             if header.group(1) == key:
@@ -293,7 +305,7 @@ def _plain(reason: str) -> str:
         return "unknown key"
     words = {"`str`": "text", "`int`": "a whole number", "`float`": "a number"}
     words |= {"`bool`": "true or false", "`array`": "a list", "`object`": "a table"}
-    words["a text | a list"] = "text or a list"
+    words = {"`str | array`": "text or a list", **words}
     for theirs, ours in words.items():
         reason = reason.replace(theirs, ours)
     return reason[:1].lower() + reason[1:]
