@@ -91,18 +91,13 @@ def configuration_problems(config: ServeConfig, roles: Sequence[str]) -> list[Pr
         ports = _ports(config, places)
     except PlaceError as error:
         return [*problems, Problem(error.section, error.key, _reason(error))]
+    clashes: dict[str, Problem] = {}
     for index, port in enumerate(ports):
         for other in ports[:index]:
             if _clash(port, other):
-                problems.append(
-                    Problem(
-                        port.section,
-                        "port",
-                        f"{port.protocol} {port.bind} is [{other.section}]'s already",
-                    )
-                )
-                break
-    return problems
+                reason = f"{port.protocol} {port.bind} is [{other.section}]'s already"
+                clashes.setdefault(port.section, Problem(port.section, "port", reason))
+    return [*problems, *clashes.values()]
 
 
 def machine_problems(config: ServeConfig, roles: Sequence[str]) -> list[Problem]:

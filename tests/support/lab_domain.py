@@ -37,16 +37,24 @@ class Domain:
     """`serve all` on one host of the lab."""
 
     def __init__(
-        self, host: Host, directory: Path, name: str = DOMAIN, *, listen: Sequence[str] = ()
+        self,
+        host: Host,
+        directory: Path,
+        name: str = DOMAIN,
+        *,
+        listen: Sequence[str] = (),
+        more: str = "",
     ) -> None:
-        """``listen``: addresses of the host, one of each family; the first IPv4 one if empty."""
+        """``listen``: addresses of the host, one of each family; the first IPv4 one if empty.
+
+        ``more``: further sections of the configuration."""
         self.host = host
         self.name = name
         self._config = directory / "servers.toml"
         self._config.write_text(
             f'[serve]\ndomain = "{name}"\nstate = "{directory / "servers"}"\n'
             f"listen = {json.dumps(list(listen) or host.address())}\n"
-            f"\n[dns]\nport = {DNS_PORT}\n"
+            f"\n[dns]\nport = {DNS_PORT}\n{more}"
         )
         self.process = host.popen(
             [*NTMPATCH, "serve", "all", "--config", self._config], env=clean_environment()
