@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ntmpatch.base.config import LogFormat
+    from ntmpatch.signalling.party import Party
 
 LOG_VARIABLE = "NTMPATCH_LOG"
 LEVELS = {
@@ -64,10 +65,19 @@ def configure_log(log_format: LogFormat = "text", level: str = "warning") -> Non
     root.setLevel(LEVELS[name.lower()])
 
 
-def log_event(logger: logging.Logger, level: str, event: str, fields: Mapping[str, object]) -> None:
-    """Write one event; fields that are None are left out."""
+def log_event(
+    logger: logging.Logger,
+    level: str,
+    event: str,
+    fields: Mapping[str, object],
+    *,
+    party: Party | None = None,
+) -> None:
+    """Write one event, of ``party`` if it is one's; fields that are None are left out."""
     number = LEVELS[level]
     if logger.isEnabledFor(number):
+        if party is not None:
+            fields = {"party": party.title, **fields}
         logger.log(number, event, extra={"event": event, "fields": fields})
 
 

@@ -212,7 +212,7 @@ class Servers:
     def _is_ready(self, role: str) -> None:
         if role == "dc" and not self.dns:
             self._open_dns()
-        log_event(log, "info", "serving", {"party": self.stations[role].party.title})
+        log_event(log, "info", "serving", {}, party=self.stations[role].party)
         self._waiting.discard(role)
         if not self._waiting:
             self.ready.set()

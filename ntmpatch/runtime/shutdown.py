@@ -48,12 +48,12 @@ def _drain_stage(
 ) -> None:
     stations = [servers.stations[role] for role in roles]
     for station in stations:
-        log_event(log, "info", "draining", {"party": station.party.title})
+        log_event(log, "info", "draining", {}, party=station.party)
         station.drain()
     for station in stations:
         _wait(station.idle, deadline, hurry)
         if not station.idle.is_set():
-            log_event(log, "warning", "drain-incomplete", {"party": station.party.title})
+            log_event(log, "warning", "drain-incomplete", {}, party=station.party)
     for station in stations:
         station.leave()
     said_at = time.monotonic()

@@ -192,12 +192,10 @@ class Station:
             case Failed():
                 level = "error" if effect.fatal else "warning"
                 facts = {"what": effect.what, "error": effect.error}
-                log_event(log, level, "failed", {"party": self.party.title, **facts})
+                log_event(log, level, "failed", facts, party=self.party)
                 self._on_effect(effect, now)
             case Noted():
-                log_event(
-                    log, effect.level, effect.event, {"party": self.party.title, **effect.fields}
-                )
+                log_event(log, effect.level, effect.event, effect.fields, party=self.party)
             case _:
                 self._on_effect(effect, now)
 

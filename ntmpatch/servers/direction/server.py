@@ -404,12 +404,13 @@ class DirectionServer(EnrolledParty):
                 draining=message.draining,
             )
         )
-        if before is None or before.draining != message.draining:
-            self.note(
-                "server-draining" if message.draining else "server-announced",
-                peer=f"{certificate.role.upper()} {certificate.fqdn}",
-                load=round(message.load, 3),
-            )
+        news = before is None or before.draining != message.draining
+        self.note(
+            "server-draining" if message.draining else "server-announced",
+            level="info" if news else "debug",
+            peer=f"{certificate.role.upper()} {certificate.fqdn}",
+            load=round(message.load, 3),
+        )
         self.introduce(request.peer, certificate.role.upper(), certificate.fqdn)
         self.admission.confirm(request.peer)
         return AnnouncementResponse(ANNOUNCEMENT_INTERVAL)
