@@ -14,6 +14,9 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import dns.exception
+import dns.message
+import dns.query
 from sqlalchemy import create_engine, inspect, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,6 +24,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from ntmpatch.base.addresses import Endpoint, normalise_fqdn
 from ntmpatch.base.config import policy_of
 from ntmpatch.base.errors import ConfigError
+from ntmpatch.runtime.dns import exempt_prefixes
+from ntmpatch.runtime.finder import make_finder, parse_resolver
 from ntmpatch.runtime.places import (
     WILDCARDS,
     Place,
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
 
 UNPRIVILEGED_START = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 CAP_NET_BIND_SERVICE = 10
+RESOLVER_TIMEOUT = 3.0
 
 
 class Problem(NamedTuple):
@@ -87,6 +93,8 @@ def configuration_problems(config: ServeConfig, roles: Sequence[str]) -> list[Pr
                 problems.append(problem)
     for role, place in places.items():
         problems += _token_problems(config, role, place)
+    if "dc" in places:
+        problems += _dns_problems(config)
     try:
         ports = _ports(config, places)
     except PlaceError as error:
@@ -108,6 +116,8 @@ def machine_problems(config: ServeConfig, roles: Sequence[str]) -> list[Problem]
     problems += state_problems
     if "as" not in places and directory is not None:
         problems += _enrolment_problems(config, places, directory)
+    if "dc" in places:
+        problems += _resolver_problems(config)
     if {"as", "dc"} & places.keys():
         problems += _database_problems(config, places, directory)
     return problems
@@ -131,6 +141,14 @@ def _token_problems(config: ServeConfig, role: str, place: Place) -> Iterator[Pr
         return
     if fqdn and fqdn != place.name:
         yield Problem(role, "token", f"it is for {fqdn}, and this server is {place.name}")
+
+
+def _dns_problems(config: ServeConfig) -> Iterator[Problem]:
+    for key, read in (("exempt", exempt_prefixes), ("resolver", make_finder)):
+        try:
+            read(config.dns)
+        except ConfigError as error:
+            yield Problem("dns", key, str(error).removeprefix(f"[dns] {key}: "))
 
 
 def _ports(config: ServeConfig, places: dict[str, Place]) -> list[_Port]:
@@ -200,6 +218,17 @@ def _may_bind_low_ports() -> bool:
             if name == "CapEff":
                 return bool(int(value, 16) >> CAP_NET_BIND_SERVICE & 1)
     return os.geteuid() == 0
+
+
+def _resolver_problems(config: ServeConfig) -> Iterator[Problem]:
+    """Resolvers that do not say who leads the root, which every one of them can."""
+    question = dns.message.make_query(".", "NS")
+    for text in config.dns.resolver:
+        resolver = parse_resolver(text)
+        try:
+            dns.query.udp(question, resolver.host, RESOLVER_TIMEOUT, resolver.port)
+        except (OSError, EOFError, dns.exception.DNSException):
+            yield Problem("dns", "resolver", f"{text} does not answer as a DNS server")
 
 
 def _state_directory(config: ServeConfig) -> tuple[StateDirectory | None, list[Problem]]:

@@ -37,7 +37,6 @@ from ntmpatch.runtime.trace import TraceWriter
 from ntmpatch.servers.account.server import AccountServer
 from ntmpatch.servers.direction.limits import limits_of
 from ntmpatch.servers.direction.names import packed_hosts
-from ntmpatch.servers.direction.names import packed_hosts
 from ntmpatch.servers.direction.server import DirectionServer
 from ntmpatch.servers.notification.server import NotificationServer
 from ntmpatch.servers.relay.server import RelayServer
@@ -223,9 +222,7 @@ class Servers:
     def _open_dns(self) -> None:
         hosts = {place.name: packed_hosts(place.publics) for place in self.places.values()}
         party: Any = self.stations["dc"].party
-        name_server = make_name_server(
-            self.config.dns, party, hosts, self._state, self.drops["dc"]
-        )
+        name_server = make_name_server(self.config.dns, party, hosts, self._state, self.drops["dc"])
         for bind in dns_binds(self.config, self.places["dc"]):
             try:
                 service = DnsService(bind, name_server)

@@ -19,8 +19,8 @@ import gevent
 from ntmpatch.base.backoff import Backoff
 from ntmpatch.packet.tunnel.tunnel import Admitted, Established, Tunnel
 from ntmpatch.runtime.carrier import Carrier, Path, RelayedEndpoint
-from ntmpatch.runtime.jobs import Jobs
 from ntmpatch.runtime.interfaces import is_routable
+from ntmpatch.runtime.jobs import Jobs
 from ntmpatch.runtime.logs import log_event
 from ntmpatch.runtime.streams import TunnelStream, connect_stream
 from ntmpatch.signalling.effects import Contact, Effect, Failed, Forget, Noted, Traced, Work

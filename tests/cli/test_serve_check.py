@@ -77,6 +77,12 @@ def test_every_problem_of_the_file_has_its_line(check: Callable[..., list[str]])
         ("[serve]\ndatabase = 'nonsense'\n", "line 2: [serve] database: not a URL"),
         ("[serve]\ndatabase = 'sqlite:////no/where/x.db'\n", "line 2: [serve] database: /no/where"),
         ("[rs]\nlisten = '192.0.2.99'\n", "line 2: [rs] listen: 192.0.2.99 is not an address of"),
+        ("[dns]\nexempt = ['x']\n", "line 2: [dns] exempt: 'x' does not appear to be"),
+        ("[dns]\nresolver = ['x']\n", "line 2: [dns] resolver: 'x' is neither an address"),
+        (
+            "[dns]\nresolver = ['127.0.0.1:1']\n",
+            "line 2: [dns] resolver: 127.0.0.1:1 does not answer",
+        ),
         (
             "[serve]\nstate = '/dev/null'\n",
             "line 2: [serve] state: /dev/null: expected a directory",
