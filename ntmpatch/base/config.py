@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -19,6 +19,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
 Rate = Annotated[float, Meta(gt=0, le=1e6)]
 
 DEFAULT_ACCOUNT_PORT = 3470
@@ -100,38 +101,68 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timers: TimersSection = TimersSection()
 
 
+_HEADER = re.compile(r"\s*\[+\s*([\w.-]+)\s*\]+")
+
+OneOrMore: TypeAlias = str | tuple[str, ...]
+"""An address, or a list with one of each family."""
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+LogFormat: TypeAlias = Literal["text", "json"]
+
+
 class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[serve]``: what all servers of a process share."""
 
     domain: str = "home.example"
+    """The domain of the nodes, and of the servers' usual names."""
     state: str = ""
     """Directory of keys and SQLite files; empty: servers below the XDG state directory."""
     database: str = ""
     """SQLAlchemy URL; empty: SQLite files in the state directory."""
-    listen: str = "127.0.0.1"
-    """Address of every server that names none of its own."""
-    public: str = ""
-    """Address under which others reach the servers; empty: ``listen``."""
+    listen: OneOrMore = "127.0.0.1"
+    """Address of every server that names none of its own, or a list of one IPv4 and one IPv6."""
+    public: OneOrMore = ""
+    """Address, or one of each family, under which others reach the servers; empty: ``listen``."""
+    drain_time: NotNegative = 30.0
+    """Seconds that what is under way may take to end after SIGTERM."""
 
 
 class ServerSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[as]``, ``[dc]``, ``[ns]``, ``[rs]``: one server."""
 
-    listen: str = ""
-    public: str = ""
-    port: int = -1
-    """UDP, of an NS also TCP; -1: the usual one, 0: any free one."""
+    listen: OneOrMore = ""
+    """As in ``[serve]``, for this server alone."""
+    public: OneOrMore = ""
+    """As in ``[serve]``, for this server alone."""
+    port: Annotated[int, Meta(ge=-1, le=65535)] = -1
+    """UDP, of an NS also TCP; -1: 3470 for an AS, DC 3471, NS 3472, RS 3473."""
     name: str = ""
     """Full name; empty: as, dc, ns or rs in the domain."""
     token: str = ""
     """Enrolment token, or file:PATH; not needed where the AS is in the same process."""
 
 
+class RelaySection(ServerSection, frozen=True, forbid_unknown_fields=True):
+    """``[rs]``: as the others, and what may pass."""
+
+    max_sessions: Annotated[int, Meta(ge=1)] = 100_000
+    """Sessions at once; with so many it takes nothing new."""
+    max_lifetime: Seconds = 86400.0
+    """Seconds for which a coordinator may ask for a session."""
+    session_bytes: Annotated[int, Meta(ge=1)] = 1 << 40
+    """Bytes that pass in one session in all."""
+    session_mbit: NotNegative = 0.0
+    """Mbit/s of one session, both directions together; 0: no limit."""
+    capacity_mbit: NotNegative = 0.0
+    """Mbit/s of all sessions, against which the load is told; 0: no limit, and unknown."""
+
+
 class DnsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[dns]``: the DC's authoritative service."""
 
-    listen: str = ""
-    port: int = -1
+    listen: OneOrMore = ""
+    """Address, or one of each family; empty: the DC's."""
+    port: Annotated[int, Meta(ge=-1, le=65535)] = -1
+    """UDP and TCP; -1: 3475, 0: any free one. Resolvers ask port 53."""
     ttl: Annotated[int, Meta(ge=0, le=86400)] = 30
     """Seconds that resolvers may keep an answer, also one that says no."""
     excess_rate: Annotated[float, Meta(gt=0)] = 8192.0
@@ -148,9 +179,29 @@ class LimitsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[limits]``: how much one peer may ask of the DC, in requests a second."""
 
     registrations_per_node: Rate = 2.0
+    """Registrations of one node."""
     directions_per_node: Rate = 20.0
+    """Tunnels that one node asks for."""
     lookups_per_coordinator: Rate = 2000.0
     """Questions about nodes here by a coordinator of another domain."""
+
+
+class LogSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[log]``: records on standard error."""
+
+    format: LogFormat = "text"
+    """``text`` for people, ``json`` with one object a line for programs."""
+    level: LogLevel = "warning"
+    """``debug``, ``info``, ``warning`` or ``error``; NTMPATCH_LOG overrides it."""
+
+
+class MetricsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[metrics]``: counters and gauges over HTTP, as Prometheus reads them."""
+
+    listen: str = ""
+    """Address; empty: no metrics. Whoever reaches it can read them."""
+    port: Annotated[int, Meta(ge=1, le=65535)] = 9470
+    """TCP."""
 
 
 class ServeConfig(
@@ -162,8 +213,10 @@ class ServeConfig(
     account: ServerSection = ServerSection()
     dc: ServerSection = ServerSection()
     ns: ServerSection = ServerSection()
-    rs: ServerSection = ServerSection()
+    rs: RelaySection = RelaySection()
     dns: DnsSection = DnsSection()
+    log: LogSection = LogSection()
+    metrics: MetricsSection = MetricsSection()
     policy: tuple[PolicySection, ...] = ()
     """Who may reach the nodes of this DC."""
     limits: LimitsSection = LimitsSection()
@@ -188,6 +241,21 @@ def parse_node_config(text: str, file: str) -> NodeConfig:
 def parse_serve_config(text: str, file: str) -> ServeConfig:
     """Read the servers' configuration."""
     return _parse(text, file, ServeConfig)
+
+
+def line_of(text: str, section: str, key: str) -> int | None:
+    """The line of ``key`` in ``[section]``, or else of the section; None if it is not there."""
+    inside = False
+    beginning = None
+    for number, line in enumerate(text.splitlines(), 1):
+        header = _HEADER.match(line)
+        if header:
+            inside = header.group(1) == section
+            if inside and beginning is None:
+                beginning = number
+        elif inside and key and re.match(rf"\s*{re.escape(key)}\s*=", line):
+            return number
+    return beginning
 
 
 def _parse(text: str, file: str, kind: type[T]) -> T:
@@ -219,7 +287,7 @@ def _line_of(text: str, path: str, key: str) -> int | None:
     inside = section is None or section.group(1) == key
     found = None
     for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[+\s*([\w.-]+)\s*\]+", line)
+        header = _HEADER.match(line)
         if header:
             inside = section is None or header.group(1) == section.group(1)
             if header.group(1) == key:
@@ -237,6 +305,7 @@ def _plain(reason: str) -> str:
         return "unknown key"
     words = {"`str`": "text", "`int`": "a whole number", "`float`": "a number"}
     words |= {"`bool`": "true or false", "`array`": "a list", "`object`": "a table"}
+    words = {"`str | array`": "text or a list", **words}
     for theirs, ours in words.items():
         reason = reason.replace(theirs, ours)
     return reason[:1].lower() + reason[1:]

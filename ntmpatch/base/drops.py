@@ -105,6 +105,7 @@ class Drop(StrEnum):
     RELAY_UNBOUND = "relay: the far end has not bound yet"
     RELAY_EXPIRED = "relay: session has expired"
     RELAY_QUOTA = "relay: session has used up its bytes"
+    RELAY_RATE = "relay: faster than the session or the relay may be"
 
     # DNS
     DNS_RUNT = "dns: too short for a header"

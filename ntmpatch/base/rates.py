@@ -14,13 +14,21 @@ class TokenBucket:
         self._level = burst
         self._filled_at = now
 
-    def take(self, now: float, amount: float = 1.0) -> bool:
-        """Take ``amount`` units if they are there; False takes nothing."""
+    def available(self, now: float) -> float:
+        """The units that are there now; whoever finds enough may `take` or `spend` them."""
         elapsed = now - self._filled_at
         if elapsed > 0.0:
             self._level = min(self.burst, self._level + elapsed * self.rate)
             self._filled_at = now
-        if amount > self._level:
+        return self._level
+
+    def spend(self, amount: float) -> None:
+        """Take units that `available` has just said are there."""
+        self._level -= amount
+
+    def take(self, now: float, amount: float = 1.0) -> bool:
+        """Take ``amount`` units if they are there; False takes nothing."""
+        if amount > self.available(now):
             return False
         self._level -= amount
         return True

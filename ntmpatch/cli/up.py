@@ -12,7 +12,7 @@ import click
 from ntmpatch.cli.control import NodeControl
 from ntmpatch.cli.identity import ensure_identity
 from ntmpatch.cli.options import config_option, json_option, state_option, token_option
-from ntmpatch.cli.serve import configure_log
+from ntmpatch.runtime.logs import configure_log
 from ntmpatch.runtime.settings import load_settings
 
 if TYPE_CHECKING:

@@ -207,6 +207,9 @@ class Registrar:
         self._serve_by(answer.servers, step)
         self._keep_reachable()
         self._registered_at = party.now
+        if self._registered.value != key:  # another DC than before answered
+            before, self._registered = self._registered, Event()
+            before.set(key)
         self._registered.set(key)
 
     def _ask_for_domains(self, coordinator: bytes) -> Process[None]:

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ntmpatch.base.addresses import Endpoint, in_domain, normalise_fqdn
-from ntmpatch.base.config import DEFAULT_ACCOUNT_PORT, ServeConfig
+from ntmpatch.base.addresses import in_domain, normalise_fqdn
 from ntmpatch.base.errors import ConfigError
 from ntmpatch.crypto.certificate import signing_public_key
 from ntmpatch.crypto.noise import StaticKey
 from ntmpatch.crypto.token import Token
+from ntmpatch.runtime.places import place_of
 from ntmpatch.runtime.schema import open_database
 from ntmpatch.runtime.state import StateDirectory, default_state_directory
 from ntmpatch.runtime.store import SqlAccountStore
@@ -20,6 +20,8 @@ from ntmpatch.runtime.store import SqlAccountStore
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from ntmpatch.base.addresses import Endpoint
+    from ntmpatch.base.config import ServeConfig
     from ntmpatch.runtime.store import AccountRow
 
 TOKEN_LIFETIME = 7 * 86400.0
@@ -48,15 +50,9 @@ def server_database(config: ServeConfig, state: StateDirectory, name: str) -> En
     return open_database(f"sqlite:///{path}")
 
 
-def account_server_endpoint(config: ServeConfig) -> Endpoint:
-    """Where nodes reach the AS."""
-    section = config.account
-    host = section.public or config.serve.public or section.listen or config.serve.listen
-    if host in ("0.0.0.0", "::"):
-        raise ConfigError("[serve] public: needed where listen is a wildcard: nodes must find us")
-    if section.port == 0:
-        raise ConfigError("[as] port: tokens name it, so it must be a fixed one")
-    return Endpoint(host, section.port if section.port > 0 else DEFAULT_ACCOUNT_PORT)
+def account_server_endpoints(config: ServeConfig) -> tuple[Endpoint, ...]:
+    """Where everybody reaches the AS, one endpoint a family; tokens say so."""
+    return place_of(config, "as", normalise_fqdn(config.serve.domain)).publics
 
 
 class Accounts:
@@ -68,7 +64,7 @@ class Accounts:
         self.store = SqlAccountStore(server_database(config, state, "account"))
         self.private_key = state.private_key(ACCOUNT_KEY)
         self.signing_key = state.random_key(SIGNING_KEY)
-        self._endpoint = account_server_endpoint(config)
+        self._endpoints = account_server_endpoints(config)
 
     def add(self, fqdn: str, role: str = "node", lifetime: float = TOKEN_LIFETIME) -> str:
         """A new account's enrolment token; RefusedError if the name is taken."""
@@ -110,7 +106,7 @@ class Accounts:
     def _fresh_token(self, fqdn: str) -> Token:
         return Token(
             account_server=StaticKey(self.private_key).public,
-            endpoints=(self._endpoint,),
+            endpoints=self._endpoints,
             signing_key=signing_public_key(self.signing_key),
             token_id=os.urandom(8),
             secret=os.urandom(32),

@@ -69,6 +69,7 @@ class DnsService:
 
     def __init__(self, bind: Endpoint, server: NameServer) -> None:
         self._server = server
+        self.answers = 0
         family = _socket.AF_INET6 if bind.is_ipv6 else _socket.AF_INET
         loop: Any = gevent.get_hub().loop
         self._udp = _socket.socket(family, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
@@ -132,6 +133,7 @@ class DnsService:
                 return
             answer = server.answer_untrusted(query, source[0], now, tcp=False)
             if answer is not None:
+                self.answers += 1
                 try:
                     udp.sendto(answer, source)
                 except OSError:
@@ -148,6 +150,7 @@ class DnsService:
                 return
             answer = server.answer_untrusted(query, source[0], now, tcp=False)
             if answer is not None:
+                self.answers += 1
                 try:
                     udp.sendmsg([answer], _reply_from(control), 0, source)
                 except OSError:
@@ -212,6 +215,7 @@ class DnsService:
             if answer is None:
                 raise EOFError  # whoever sends such things has nothing more to say
             framed += [_length.pack(len(answer)), answer]
+            self.answers += 1
         return b"".join(framed)
 
 

@@ -24,6 +24,22 @@ def usable(binds: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
     return tuple(usable)
 
 
+def is_routable(remote: Endpoint) -> bool:
+    """Whether the kernel knows a way to there; nothing is sent."""
+    family = _socket.AF_INET6 if remote.is_ipv6 else _socket.AF_INET
+    try:
+        probe = _socket.socket(family, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        probe.connect((remote.host, remote.port))
+    except OSError:
+        return False
+    finally:
+        probe.close()
+    return True
+
+
 def concrete(bound: tuple[Endpoint, ...], towards: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
     """Wildcards become the address that the kernel would send from to one of ``towards``."""
     found = []

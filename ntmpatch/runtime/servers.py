@@ -8,6 +8,9 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import gevent.event
+
+from ntmpatch.base.drops import DropCounter
 from ntmpatch.runtime.station import Station
 from ntmpatch.runtime.streams import StreamListener, TunnelStream
 from ntmpatch.signalling.effects import Failed, Persist, Ready
@@ -49,6 +52,12 @@ class ServerStation:
         self._persist = persist
         self._on_ready = on_ready
         self._on_failed = on_failed
+        self.drops = DropCounter()
+        self.idle = gevent.event.Event()
+        """Set once the party drains and nothing is under way any more."""
+        self.told = gevent.event.Event()
+        """Set once those who should know that the server is gone have heard it."""
+        self._is_leaving = False
 
         def make(public_key: bytes) -> Party:
             return make_party(
@@ -57,6 +66,7 @@ class ServerStation:
                 rng=random.Random(os.urandom(16)),
                 wall_clock=time.time,
                 entropy=os.urandom,
+                drops=self.drops,
             )
 
         self.station = Station(
@@ -67,6 +77,8 @@ class ServerStation:
             on_effect=self._effect,
             on_datagram=on_datagram,
             group=group,
+            before_wait=self._look_for_the_end,
+            drops=self.drops,
         )
         self.party: Any = self.station.party
         self.station.carrier.bind(binds)
@@ -76,12 +88,30 @@ class ServerStation:
         self.party.begin(time.monotonic())
         self.station.carrier.wake()
 
+    def drain(self) -> None:
+        """Take nothing new; `idle` tells when what is under way has ended."""
+        self.party.drain(time.monotonic())
+        self.station.carrier.wake()
+
+    def leave(self) -> None:
+        """Tell those who should know that this server is gone; `told` when they have heard."""
+        self._is_leaving = True
+        self.party.leave(time.monotonic())
+        self.station.carrier.wake()
+
     def close(self) -> None:
         """Close the ports."""
         self.station.close()
 
     def _admit(self, public_key: bytes) -> bool:
         return bool(self.party.admit(public_key, time.monotonic()))
+
+    def _look_for_the_end(self, _now: float) -> None:
+        # The last answer leaves in this same wake-up, before whoever waits for the event runs.
+        if self.party.draining and self.party.is_idle:
+            self.idle.set()
+        if self._is_leaving and self.party.has_told:
+            self.told.set()
 
     def _effect(self, effect: Effect, _now: float) -> None:
         match effect:

@@ -19,16 +19,19 @@ import gevent
 from ntmpatch.base.backoff import Backoff
 from ntmpatch.packet.tunnel.tunnel import Admitted, Established, Tunnel
 from ntmpatch.runtime.carrier import Carrier, Path, RelayedEndpoint
+from ntmpatch.runtime.interfaces import is_routable
 from ntmpatch.runtime.jobs import Jobs
 from ntmpatch.runtime.keylog import key_log
+from ntmpatch.runtime.logs import log_event
 from ntmpatch.runtime.streams import TunnelStream, connect_stream
-from ntmpatch.signalling.effects import Contact, Effect, Failed, Forget, Traced, Work
+from ntmpatch.signalling.effects import Contact, Effect, Failed, Forget, Noted, Traced, Work
 from ntmpatch.wire.relay import bind_frame, data_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ntmpatch.base.addresses import Endpoint
+    from ntmpatch.base.drops import DropCounter
     from ntmpatch.packet.tunnel.peer import Peer
     from ntmpatch.packet.tunnel.tunnel import TunnelEvent
     from ntmpatch.runtime.jobs import Outcome
@@ -67,6 +70,7 @@ class Station:
         on_datagram: Callable[[memoryview, int, Endpoint], bool] | None = None,
         group: Callable[[], AbstractContextManager[None]] = nullcontext,
         gso: bool = True,
+        drops: DropCounter | None = None,
     ) -> None:
         self.rng = random.Random(os.urandom(16))
         self.tunnel: Tunnel[Path] = Tunnel(
@@ -77,6 +81,7 @@ class Station:
             entropy=os.urandom,
             wall_clock=time.time,
             on_handshake=key_log(),
+            drops=drops,
         )
         self.party = make_party(self.tunnel.public_key)
         self.carrier = Carrier(
@@ -187,9 +192,12 @@ class Station:
                         message=effect.message,
                     )
             case Failed():
-                level = logging.ERROR if effect.fatal else logging.WARNING
-                log.log(level, "%s: %s: %s", self.party.title, effect.what, effect.error)
+                level = "error" if effect.fatal else "warning"
+                facts = {"what": effect.what, "error": effect.error}
+                log_event(log, level, "failed", facts, party=self.party)
                 self._on_effect(effect, now)
+            case Noted():
+                log_event(log, effect.level, effect.event, effect.fields, party=self.party)
             case _:
                 self._on_effect(effect, now)
 
@@ -242,7 +250,11 @@ class Station:
 
     def _reachable(self, endpoints: Sequence[Endpoint]) -> Endpoint | None:
         families = {local.is_ipv6 for local in self.carrier.local_endpoints}
-        return next((end for end in endpoints if end.is_ipv6 in families), None)
+        candidates = [end for end in endpoints if end.is_ipv6 in families]
+        if len({end.is_ipv6 for end in candidates}) > 1:
+            # A port of a family is bound even where this machine has no way into that network.
+            candidates = [end for end in candidates if is_routable(end)] or candidates
+        return candidates[0] if candidates else None
 
     def _part(self, public_key: bytes) -> None:
         self._contacts.pop(public_key, None)

@@ -20,7 +20,7 @@ from ntmpatch.base.errors import ConfigError, UntrustedError
 from ntmpatch.crypto.certificate import verify_untrusted
 from ntmpatch.runtime.accounts import serve_state, server_database
 from ntmpatch.runtime.dns import stored_serial
-from ntmpatch.runtime.serve import ALL_ROLES, place_of
+from ntmpatch.runtime.places import ALL_ROLES, place_of
 from ntmpatch.runtime.store_direction import SqlDirectionStore
 from ntmpatch.servers.direction.names import NameIndex, packed_hosts
 from ntmpatch.servers.direction.published import Published
@@ -40,11 +40,15 @@ class _StoredCoordinator:
     """A coordinator as it was stored: a `Publisher`."""
 
     def __init__(
-        self, certificate: Certificate, signed: bytes, endpoint: Endpoint, names: NameIndex
+        self,
+        certificate: Certificate,
+        signed: bytes,
+        endpoints: tuple[Endpoint, ...],
+        names: NameIndex,
     ) -> None:
         self.certificate = certificate
         self.signed_certificate = signed
-        self.endpoints = (endpoint,)
+        self.endpoints = endpoints
         self.names = names
 
 
@@ -68,9 +72,9 @@ def load_zones(config: ServeConfig) -> Zones:
         for role in ALL_ROLES
         if state.read("as.key" if role == "as" else f"{role}.enrolment") is not None
     ]
-    hosts = {place.name: packed_hosts([place.public]) for place in places}
+    hosts = {place.name: packed_hosts(place.publics) for place in places}
     coordinator = _StoredCoordinator(
-        certificate, enrolment.certificate, place_of(config, "dc", domain).public, names
+        certificate, enrolment.certificate, place_of(config, "dc", domain).publics, names
     )
     serial = ZoneSerial(time.time, stored=stored_serial(state))
     return Zones(Published(coordinator, hosts=hosts, ttl=config.dns.ttl), serial)

@@ -10,7 +10,10 @@ from ntmpatch.signalling.errors import Refused, Silent
 from ntmpatch.signalling.process import Process, ask, sleep
 from ntmpatch.signalling.recounting import Recounter
 from ntmpatch.wire.control_messages import (
+    Ack,
     AnnouncementResponse,
+    Deregistration,
+    Message,
     ServerAnnouncement,
     ServerLocation,
     addresses_of,
@@ -44,11 +47,57 @@ class AnnouncingServer(EnrolledParty):
         self.now = now
         self._coordinators: frozenset[bytes] = frozenset()
         self._is_ready = False
+        self._listeners: set[bytes] = set()
+        """Coordinators that heard that we end."""
+        self._telling = 0
+        self._has_left = False
         self.start(self._serve(), self._ended)
 
     def is_coordinator(self, peer: bytes) -> bool:
         """Whether ``peer`` is a coordinator of our domain, certified by the AS."""
         return peer in self._coordinators
+
+    # --- ending ------------------------------------------------------------------------
+
+    def drain(self, now: float) -> None:
+        """Tell the coordinators that nothing new is taken; what is served goes on."""
+        super().drain(now)
+        self._listeners = set(self._coordinators)
+        for coordinator in self._coordinators:
+            self._tell(coordinator, self._announce(coordinator))
+
+    def leave(self, now: float) -> None:
+        """Tell the coordinators that we are gone, and announce nothing any more."""
+        super().leave(now)
+        self._has_left = True
+        for coordinator in tuple(self._listeners):
+            goodbye = ask(coordinator, Deregistration(), Ack, timeout=ANNOUNCEMENT_TIMEOUT)
+            self._tell(coordinator, goodbye)
+
+    @property
+    def has_told(self) -> bool:
+        """Whether the coordinators have heard what we told last, or will not answer."""
+        return super().has_told and not self._telling
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the coordinators know that we end, and nobody needs this server any more.
+
+        A subclass says who needs it.
+        """
+        return super().is_idle and self.has_told
+
+    def _tell(self, coordinator: bytes, process: Process[Message]) -> None:
+        def told(_: object, error: Exception | None) -> None:
+            self._telling -= 1
+            if error is not None:
+                self._listeners.discard(coordinator)
+                self.emit(Failed(error, "farewell"))
+
+        self._telling += 1
+        self.start(process, told)
+
+    # --- announcing --------------------------------------------------------------------
 
     def _ended(self, _: object, error: Exception | None) -> None:
         if error is not None:
@@ -57,7 +106,7 @@ class AnnouncingServer(EnrolledParty):
     def _serve(self) -> Process[None]:
         yield from self.enrol()
         fresh = False
-        while True:
+        while not self._has_left:
             locations = yield from self.find_coordinators(fresh=fresh)
             yield from self._announce_while_heard(locations)
             fresh = True
@@ -69,15 +118,10 @@ class AnnouncingServer(EnrolledParty):
         while silences < MAX_SILENCES:
             interval = 0.0
             for location, key in zip(locations, keys, strict=True):
+                if self._has_left:
+                    return
                 try:
-                    answer = yield from ask(
-                        key,
-                        ServerAnnouncement(
-                            self.enrolment.certificate, addresses_of(self.endpoints), self.load
-                        ),
-                        AnnouncementResponse,
-                        timeout=ANNOUNCEMENT_TIMEOUT,
-                    )
+                    answer = yield from self._announce(key)
                 except (Silent, Refused) as failure:
                     self.emit(Failed(failure, "announcement"))
                     self._meet(location)
@@ -86,6 +130,17 @@ class AnnouncingServer(EnrolledParty):
                     self._report_ready()
             silences = 0 if interval else silences + 1
             yield from sleep(interval or RETRY_INTERVAL)
+
+    def _announce(self, coordinator: bytes) -> Process[AnnouncementResponse]:
+        load = 1.0 if self.draining else self.load
+        announcement = ServerAnnouncement(
+            self.enrolment.certificate, addresses_of(self.endpoints), load, self.draining
+        )
+        return (
+            yield from ask(
+                coordinator, announcement, AnnouncementResponse, timeout=ANNOUNCEMENT_TIMEOUT
+            )
+        )
 
     def _report_ready(self) -> None:
         if not self._is_ready:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ntmpatch.base.addresses import Endpoint
     from ntmpatch.base.policy import Access
@@ -133,6 +133,19 @@ class Failed:
 
 
 @dataclass(slots=True, frozen=True)
+class Noted:
+    """Something that an operator may want to know happened: one record of the log.
+
+    ``fields`` are for people and programs that read logs, so there is never a secret in them.
+    """
+
+    event: str
+    fields: Mapping[str, object]
+    level: str = "info"
+    """``debug``, ``info``, ``warning`` or ``error``."""
+
+
+@dataclass(slots=True, frozen=True)
 class Traced:
     """One step of the paper's figures, or a message that is in none (``step`` empty)."""
 
@@ -157,5 +170,6 @@ Effect: TypeAlias = (
     | Ready
     | Left
     | Failed
+    | Noted
     | Traced
 )

@@ -8,16 +8,16 @@ the answer. A request to oneself takes the same way, without the network.
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, cast
 
 from ntmpatch.base.drops import Drop, DropCounter
 from ntmpatch.base.errors import UntrustedError
 from ntmpatch.base.timers import TimerQueue
 from ntmpatch.signalling.admission import Admission
-from ntmpatch.signalling.effects import Effect, Failed, Forget, Traced, Work
+from ntmpatch.signalling.effects import Effect, Failed, Forget, Noted, Traced, Work
 from ntmpatch.signalling.engine import Outcome, Request, TransactionEngine
 from ntmpatch.signalling.errors import Refused, Silent
 from ntmpatch.signalling.figures import ANSWERS
@@ -74,6 +74,8 @@ class Party:
     """Strangers that may be in the tunnel's table at once; a node lets in none."""
     records_for_others = False
     """Whether requests that ask for a recording get one (signalling/recounting.py)."""
+    answered_while_draining: ClassVar[frozenset[type[Message]]] = frozenset()
+    """Requests that concern what is served already."""
 
     def __init__(
         self,
@@ -97,6 +99,9 @@ class Party:
         self.sources: dict[bytes, Endpoint] = {}
         """Where each peer was last seen, as the runtime told."""
         self.admission = Admission(self.provisional_limit)
+        self.draining = False
+        self.answers: Counter[tuple[str, str]] = Counter()
+        """Requests so far by message and outcome: ``answered``, or the code of the refusal."""
         self._names: dict[bytes, str] = {}
         self._handlers: dict[type[Message], Handler] = {}
         self._engine = TransactionEngine(rng=rng, entropy=entropy, drops=self.drops)
@@ -109,6 +114,7 @@ class Party:
         self._calls: TimerQueue[str] = TimerQueue()
         self._callbacks: dict[str, Callable[[], None]] = {}
         self._running = 0
+        self._answering = 0
         self._pumping = False
         self.recorder = Recorder()
         self._recording: Recording | None = None
@@ -205,6 +211,27 @@ class Party:
         """Role and name of this party for people."""
         return f"{self.role} {self.name}".strip()
 
+    # --- ending ------------------------------------------------------------------------
+
+    def drain(self, now: float) -> None:
+        """Take nothing new from now on; `is_idle` says when what is under way has ended."""
+        self.now = now
+        self.draining = True
+
+    def leave(self, now: float) -> None:
+        """Tell those who should know that this party is gone; `has_told` once that is done."""
+        self.now = now
+
+    @property
+    def has_told(self) -> bool:
+        """Whether everybody knows what is to be known about our end."""
+        return not self._outbox
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all requests are answered, so that a party that drains may end."""
+        return not self._answering and not self._outbox
+
     # --- what parties are made of ------------------------------------------------------
 
     def on(
@@ -239,6 +266,10 @@ class Party:
     def emit(self, effect: Effect) -> None:
         """Hand an effect to the runtime."""
         self._effects.append(effect)
+
+    def note(self, event: str, *, level: str = "info", **fields: object) -> None:
+        """Have an event logged; no field may hold a secret."""
+        self.emit(Noted(event, fields, level))
 
     def start(
         self,
@@ -314,11 +345,13 @@ class Party:
                 text = f"unknown message {request.message.unknown_tag}"
             else:
                 text = f"{self.role} does not answer {type(request.message).__name__}"
-            self._answer(request, Refusal(RefusalCode.UNSUPPORTED, text))
+            self._refuse(request, Refusal(RefusalCode.UNSUPPORTED, text))
         elif request.peer != self.public_key and (refusal := self._objection(request)) is not None:
-            self._answer(request, refusal)
+            self._refuse(request, refusal)
         elif self._running >= MAX_PROCESSES:
-            self._answer(request, Refusal(RefusalCode.BUSY))
+            self._refuse(request, Refusal(RefusalCode.BUSY))
+        elif self.draining and not self._is_under_way(request):
+            self._refuse(request, Refusal(RefusalCode.BUSY, "this server is about to end"))
         else:
             self._handle(handler, request)
 
@@ -332,17 +365,27 @@ class Party:
         self.drops.drop(Drop.CONTROL_STRANGER)
         return Refusal(RefusalCode.NOT_AUTHORISED)
 
+    def _is_under_way(self, request: Request) -> bool:
+        """Whether a request belongs to what was begun before we began to drain."""
+        # What we ask ourselves is part of a request that somebody else is waiting for.
+        ours = request.peer == self.public_key
+        return ours or type(request.message) in self.answered_while_draining
+
     def _handle(self, handler: Handler, request: Request) -> None:
+        self._answering += 1
+
         def done(result: Any, error: Exception | None) -> None:
+            self._answering -= 1
             if error is None:
+                self.answers[type(request.message).__name__, "answered"] += 1
                 self._answer(request, result)
             elif isinstance(error, Refused):
-                self._answer(request, error.message())
+                self._refuse(request, error.message())
             elif isinstance(error, Silent):
-                self._answer(request, Refusal(RefusalCode.UNREACHABLE, str(error)[:200]))
+                self._refuse(request, Refusal(RefusalCode.UNREACHABLE, str(error)[:200]))
             else:
                 self.emit(Failed(error, f"answering {type(request.message).__name__}"))
-                self._answer(request, Refusal(RefusalCode.FAILED))
+                self._refuse(request, Refusal(RefusalCode.FAILED))
 
         try:
             result = handler(request.message, request)
@@ -355,6 +398,18 @@ class Party:
             self._advance(_Running(result, done, recording=recording), None, None)
         else:
             done(result, None)
+
+    def _refuse(self, request: Request, refusal: Refusal) -> None:
+        message, reason = type(request.message).__name__, refusal.reason.name.lower()
+        self.answers[message, reason] += 1
+        self.note(
+            "refused",
+            request=message,
+            peer=self.peer_name(request.peer),
+            reason=reason,
+            text=refusal.text,
+        )
+        self._answer(request, refusal)
 
     def _answer(self, request: Request, answer: Answer) -> None:
         reply = answer if isinstance(answer, Reply) else Reply(answer)

@@ -231,6 +231,8 @@ class ServerAnnouncement(Message, frozen=True, array_like=True, tag=23):
     endpoints: Addresses
     load: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     """0 is idle; 1 takes nothing new."""
+    draining: bool = False
+    """It is about to end: it takes nothing new, and what it serves is better moved elsewhere."""
 
 
 class AnnouncementResponse(Message, frozen=True, array_like=True, tag=24):
@@ -402,6 +404,8 @@ class RelayRequest(Message, frozen=True, array_like=True, tag=42):
     lifetime: Seconds
     byte_quota: Annotated[int, Meta(ge=0)] = 0
     """Bytes that may pass in all; 0: as the RS grants."""
+    rate: Annotated[float, Meta(ge=0.0, le=1e15)] = 0.0
+    """Bytes a second that may pass; 0: as the RS grants."""
 
 
 class RelayGrant(Message, frozen=True, array_like=True, tag=43):

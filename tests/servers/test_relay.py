@@ -12,9 +12,11 @@ from ntmpatch.base.drops import Drop, DropCounter
 from ntmpatch.servers.relay.table import (
     BIND_TIMEOUT,
     IDLE_TIMEOUT,
+    MIN_BURST,
     Forwarded,
     ForwardingTable,
     Grant,
+    RelayLimits,
 )
 from ntmpatch.wire.relay import bind_frame, data_header, decode_bind_untrusted
 
@@ -24,10 +26,17 @@ A, B, STRANGER = "endpoint of A", "endpoint of B", "somewhere else"
 class Relay:
     """A table with one session, whose sides are bound as far as asked."""
 
-    def __init__(self, *, byte_quota: int = 0, lifetime: float = 100.0, bound: str = "AB") -> None:
+    def __init__(
+        self,
+        *,
+        byte_quota: int = 0,
+        lifetime: float = 100.0,
+        bound: str = "AB",
+        limits: RelayLimits | None = None,
+    ) -> None:
         self.drops = DropCounter()
         self.table: ForwardingTable[str] = ForwardingTable(
-            entropy=random.Random(1).randbytes, drops=self.drops
+            entropy=random.Random(1).randbytes, drops=self.drops, limits=limits
         )
         self.grant = self.new_grant(lifetime=lifetime, byte_quota=byte_quota)
         for side, endpoint in enumerate((A, B)):
@@ -158,6 +167,83 @@ def test_sessions_that_nobody_uses_make_room() -> None:
     assert len(relay.table) == 1
     relay.table.expire(IDLE_TIMEOUT)
     assert len(relay.table) == 0
+
+
+def pass_on(relay: Relay, now: float, count: int = 40, size: int = 1000) -> int:
+    """Bytes that pass of one batch of ``count`` datagrams."""
+    batch = relay.packet(bytes(size - 8)) * count
+    return sum(len(onward.buffer) for onward in relay.forward(A, batch, size, now=now))
+
+
+@pytest.mark.parametrize(
+    "limits", [RelayLimits(session_rate=1e6), RelayLimits(capacity=1e6)], ids=["session", "relay"]
+)
+def test_a_rate_is_kept_and_the_excess_named(limits: RelayLimits) -> None:
+    relay = Relay(limits=limits)
+    sent = passed = 0
+    for tick in range(1, 1000):
+        now = tick * 0.01
+        sent += 40_000
+        passed += pass_on(relay, now)
+    assert 0.99 * 1e6 * now <= passed <= 1e6 * now + MIN_BURST
+    assert relay.only_drop() is Drop.RELAY_RATE
+    assert relay.drops[Drop.RELAY_RATE] * 1000 == sent - passed
+
+
+def test_of_a_batch_beyond_the_rate_the_beginning_passes() -> None:
+    relay = Relay(limits=RelayLimits(session_rate=1.0))
+    assert pass_on(relay, 1.0, count=60) == 60_000
+    assert pass_on(relay, 1.0, count=60) == 60_000
+    assert pass_on(relay, 1.0, count=60) == MIN_BURST // 1000 * 1000 - 120_000
+    assert pass_on(relay, 1.0, count=60) == 0
+
+
+def test_one_session_beyond_its_rate_costs_the_others_nothing() -> None:
+    relay = Relay(limits=RelayLimits(session_rate=1e5, capacity=1e6))
+    greedy = relay.grant
+    modest = relay.new_grant()
+    for step in range(100):
+        now = 1.0 + step / 10
+        relay.grant = greedy
+        pass_on(relay, now, count=60)
+        relay.grant = modest
+        if not step:
+            assert relay.bind(A, 0, now=now)
+            assert relay.bind(B, 1, now=now)
+        assert pass_on(relay, now, count=5) == 5000
+
+
+def test_the_lower_of_what_a_coordinator_asks_and_the_limits_counts() -> None:
+    relay = Relay(limits=RelayLimits(max_lifetime=10.0, session_bytes=50, session_rate=1e6))
+    grant = relay.table.grant(lifetime=100.0, byte_quota=1000, rate=10.0, now=0.0)
+    assert grant is not None
+    assert grant.lifetime == 10.0
+    relay.grant = grant
+    for side, endpoint in enumerate((A, B)):
+        relay.bind(endpoint, side)
+    assert len(relay.forward(A, relay.packet(bytes(40)))) == 1
+    assert relay.forward(A, relay.packet(bytes(40))) == []
+    assert relay.only_drop() is Drop.RELAY_QUOTA
+    relay = Relay(byte_quota=1 << 30, limits=RelayLimits(session_rate=1e6))
+    relay.table.limit(RelayLimits(session_rate=10.0), 1.0)
+    assert pass_on(relay, 1.0, count=60) + pass_on(relay, 1.0, count=60) == 120_000
+    assert pass_on(relay, 2.0, count=60) < 20_000
+
+
+def test_load_is_the_scarcer_of_sessions_and_bandwidth() -> None:
+    relay = Relay(limits=RelayLimits(max_sessions=10, capacity=1e5))
+    assert relay.table.load(0.0) == pytest.approx(0.1)
+    pass_on(relay, 1.0, count=50)
+    assert relay.table.load(1.0) == pytest.approx(0.5)
+    assert relay.table.load(1.1) == pytest.approx(0.5), "measured over a second at least"
+    assert relay.table.load(5.0) == pytest.approx(0.1)
+    relay.table.limit(RelayLimits(max_sessions=10, capacity=1e3), 5.0)
+    pass_on(relay, 5.5, count=50)
+    assert relay.table.load(6.0) == 0.99, "used up, but it may be the only one"
+    while len(relay.table) < 10:
+        relay.new_grant(now=6.0)
+    assert relay.table.load(6.0) == 1.0
+    assert relay.table.grant(lifetime=9.0, byte_quota=0, now=6.0) is None
 
 
 @given(st.binary(max_size=200), st.integers(1, 64))

@@ -131,13 +131,30 @@ class Domain:
         self.names.coordinators[self.name] = seat
         return seat
 
-    def start_notification_server(self) -> Seat:
+    def start_standby(self, label: str, host: int) -> Seat:
+        """Another coordinator of the domain, with the same database."""
         return self._start(
-            NotificationServer, self.new_key(), f"ns.{self.name}", "ns", self.endpoint(3)
+            DirectionServer,
+            self.new_key(),
+            f"{label}.{self.name}",
+            "dc",
+            self.endpoint(host),
+            store=self.locations,
         )
 
-    def start_relay_server(self) -> Seat:
-        return self._start(RelayServer, self.new_key(), f"rs.{self.name}", "rs", self.endpoint(4))
+    def start_notification_server(self, label: str = "ns", host: int = 3) -> Seat:
+        return self._start(
+            NotificationServer,
+            self.new_key(),
+            f"{label}.{self.name}",
+            "ns",
+            self.endpoint(host),
+        )
+
+    def start_relay_server(self, label: str = "rs", host: int = 4) -> Seat:
+        return self._start(
+            RelayServer, self.new_key(), f"{label}.{self.name}", "rs", self.endpoint(host)
+        )
 
     def start_servers(self) -> None:
         """DC, NS and RS, ready."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from lab import LabError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from lab import Host, Process
@@ -36,13 +36,26 @@ def clean_environment() -> dict[str, str]:
 class Domain:
     """`serve all` on one host of the lab; ``dns``: further lines of its section [dns]."""
 
-    def __init__(self, host: Host, directory: Path, name: str = DOMAIN, *, dns: str = "") -> None:
+    def __init__(
+        self,
+        host: Host,
+        directory: Path,
+        name: str = DOMAIN,
+        *,
+        listen: Sequence[str] = (),
+        dns: str = "",
+        more: str = "",
+    ) -> None:
+        """``listen``: addresses of the host, one of each family; the first IPv4 one if empty.
+
+        ``more``: further sections of the configuration."""
         self.host = host
         self.name = name
         self._config = directory / "servers.toml"
         self._config.write_text(
             f'[serve]\ndomain = "{name}"\nstate = "{directory / "servers"}"\n'
-            f'listen = "{host.address()}"\n\n[dns]\nport = {DNS_PORT}\n{dns}'
+            f"listen = {json.dumps(list(listen) or host.address())}\n"
+            f"\n[dns]\nport = {DNS_PORT}\n{dns}\n{more}"
         )
         self.process = host.popen(
             [*NTMPATCH, "serve", "all", "--config", self._config], env=clean_environment()

@@ -11,6 +11,7 @@ from hmac import compare_digest
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from ntmpatch.base.rates import TokenBucket
 from ntmpatch.crypto.primitives import InvalidTag, hash_, keyed_mac
 from ntmpatch.crypto.xchacha import NONCE_SIZE, xopen, xseal
 from ntmpatch.packet.tunnel.constants import (
@@ -41,27 +42,6 @@ def network_of(source: object) -> Hashable:
     return host if address.version == 4 else address.packed[:8]
 
 
-class Bucket:
-    """A token bucket: ``rate`` tokens a second, ``burst`` of them at once."""
-
-    __slots__ = ("_at", "_burst", "_rate", "_tokens")
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._tokens = burst
-        self._at = now
-
-    def take(self, now: float) -> bool:
-        """Whether there was a token."""
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
-        self._at = now
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
-        return True
-
-
 class CookieChecker:
     """What a receiver of handshakes asks of them."""
 
@@ -74,8 +54,8 @@ class CookieChecker:
         self._entropy = entropy
         self._secret = entropy(32)
         self._secret_at = now
-        self._load = Bucket(LOAD_RATE, LOAD_RATE, now)
-        self._sources: dict[Hashable, Bucket] = {}
+        self._load = TokenBucket(LOAD_RATE, LOAD_RATE, now)
+        self._sources: dict[Hashable, TokenBucket] = {}
 
     def has_mac1(self, message: memoryview) -> bool:
         """Whether whoever made this handshake message knew our public key."""
@@ -98,7 +78,7 @@ class CookieChecker:
         if bucket is None:
             if len(self._sources) >= MAX_SOURCES:
                 self._sources.clear()
-            bucket = self._sources[network] = Bucket(SOURCE_RATE, SOURCE_BURST, now)
+            bucket = self._sources[network] = TokenBucket(SOURCE_RATE, SOURCE_BURST, now)
         return bucket.take(now)
 
     def reply(self, message: memoryview, sender: int, source: bytes, now: float) -> bytes:

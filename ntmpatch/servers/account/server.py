@@ -95,6 +95,7 @@ class AccountServer(Party):
 
         response, role = yield from work(job, "enrolment", stored=True)
         self._meet(request.peer, role)
+        self.note("enrolled", peer=self.peer_name(request.peer), role=role)
         return response
 
     def _renew(self, message: CertificateRenewal, request: Request) -> Process[EnrolmentResponse]:

@@ -119,6 +119,12 @@ class Director:
             self._per_node[request.peer] -= 1
             if not self._per_node[request.peer]:
                 del self._per_node[request.peer]
+        party.note(
+            "directed",
+            calling=calling.record.fqdn,
+            called=message.fqdn,
+            relayed=direction.relay is not None,
+        )
         return Reply()
 
     def _agree(self, calling: Node, name: str, steps: DirectionSteps) -> Process[RouteDirection]:

@@ -55,6 +55,8 @@ class Server:
     location: ServerLocation
     load: float
     announced_at: float
+    draining: bool = False
+    """It is about to end: what it serves is better moved to another one."""
 
 
 class Locations:

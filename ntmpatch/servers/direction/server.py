@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ntmpatch.base.addresses import domain_of, in_domain
 from ntmpatch.base.policy import Policy
@@ -75,6 +75,7 @@ class DirectionServer(EnrolledParty):
 
     role = "DC"
     provisional_limit = 4096
+    answered_while_draining: ClassVar[frozenset[type[Message]]] = frozenset({Deregistration})
 
     def __init__(
         self,
@@ -231,6 +232,7 @@ class DirectionServer(EnrolledParty):
         self._good_until[key] = self.now + verdict.lifetime
 
     def _expel(self, key: bytes) -> None:
+        self.note("expelled", level="warning", peer=self.peer_name(key))
         self._good_until.pop(key, None)
         self._serials.pop(key, None)
         self.locations.remove(key)
@@ -276,6 +278,7 @@ class DirectionServer(EnrolledParty):
             self.part(replaced)
         self.introduce(key, "node", record.fqdn)
         self.admission.confirm(key)
+        self.note("registered", node=record.fqdn, seen=seen, device=record.device_type)
         yield from self._serve_notifications(node, request.step)
         return RegistrationResponse(
             domain=self.led_domain_of(record.fqdn),
@@ -329,7 +332,12 @@ class DirectionServer(EnrolledParty):
             node.notification_server = None
             return
         current = self.locations.server(node.notification_server, self.now)
-        if current is not None and step != "5.3" and self.now < node.served_until:
+        if (
+            current is not None
+            and not current.draining
+            and step != "5.3"
+            and self.now < node.served_until
+        ):
             return
         node.notification_server = None
         candidates = self.locations.servers("ns", self.now)
@@ -365,6 +373,7 @@ class DirectionServer(EnrolledParty):
 
     def _deregister(self, _: Deregistration, request: Request) -> Process[Ack]:
         if self.locations.retire(request.peer):
+            self.note("server-left", peer=self.peer_name(request.peer))
             return Ack()
         node = self.registered(request.peer)
         fqdn = node.record.fqdn
@@ -374,6 +383,7 @@ class DirectionServer(EnrolledParty):
         node.stored_at = float("-inf")
         node.notification_server = None
         self.sources.pop(request.peer, None)
+        self.note("deregistered", node=fqdn)
         return Ack()
 
     # --- servers ------------------------------------------------------------------------------
@@ -385,8 +395,23 @@ class DirectionServer(EnrolledParty):
             raise Refused(RefusalCode.NOT_AUTHORISED, f"no {certificate.role} of {self.domain}")
         yield from self.authenticate(certificate)
         location = ServerLocation(certificate.role, message.certificate, message.endpoints[:2])
+        before = self.locations.server(request.peer, self.now)
         self.locations.announce(
-            Server(request.peer, certificate.fqdn, location, message.load, self.now)
+            Server(
+                request.peer,
+                certificate.fqdn,
+                location,
+                message.load,
+                self.now,
+                draining=message.draining,
+            )
+        )
+        news = before is None or before.draining != message.draining
+        self.note(
+            "server-draining" if message.draining else "server-announced",
+            level="info" if news else "debug",
+            peer=f"{certificate.role.upper()} {certificate.fqdn}",
+            load=round(message.load, 3),
         )
         self.introduce(request.peer, certificate.role.upper(), certificate.fqdn)
         self.admission.confirm(request.peer)

@@ -6,7 +6,7 @@ The node's acknowledgement goes to the coordinator, not here: Fig. 3 (9)-(11), F
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ntmpatch.servers.announcing import AnnouncingServer
 from ntmpatch.signalling.errors import Refused
@@ -44,6 +44,7 @@ class NotificationServer(AnnouncingServer):
     """NS. The channel of each node runs over the connection on which it is to be woken."""
 
     role = "NS"
+    answered_while_draining: ClassVar[frozenset[type[Message]]] = frozenset({NotificationRequest})
 
     def __init__(self, public_key: bytes, **settings: Any) -> None:
         super().__init__(public_key, **settings)

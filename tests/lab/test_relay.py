@@ -1,0 +1,86 @@
+"""Through a relay server: between IPv4 and IPv6, and between two symmetric NATs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from lab_domain import RELAY_PORT, Domain
+from lab_nat import NatKind
+
+if TYPE_CHECKING:
+    from lab import Host, Lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.once, pytest.mark.timeout(200)]
+
+PROGRAMS = Path(__file__).parent / "programs"
+FILE_SIZE = 5_000_000
+LOG = "[log]\nlevel = 'info'\n"
+
+
+def transfer(domain: Domain, a: Host, b: Host, directory: Path) -> None:
+    """B fetches a file from A by name; what B gets comes from the relay, and it is sealed.
+
+    Once more when the servers have been told to end: they wait for the relay's session. A second
+    signal ends them with it.
+    """
+    content = os.urandom(FILE_SIZE)
+    site = directory / "site"
+    site.mkdir()
+    (site / "random").write_bytes(content)
+    node_a, node_b = domain.node(a, "a", directory), domain.node(b, "b", directory)
+    server = node_a.popen("-m", "http.server", "8000", "--directory", site)
+    server.wait_for("Serving HTTP")
+    node_a.wait_until_registered()
+    word = directory / "word"
+    with b.capture(directory / "b.pcap") as capture:
+        url = f"http://{node_a.fqdn}:8000/random"
+        fetching = node_b.popen(PROGRAMS / "fetch_twice.py", url, word)
+        fetching.wait_for("sha256")
+        domain.process.send_signal(signal.SIGTERM)
+        domain.process.wait_for('INFO draining party="RS')
+        word.touch()
+        output = fetching.check()
+    expected = {"size": FILE_SIZE, "sha256": hashlib.sha256(content).hexdigest()}
+    assert [json.loads(line) for line in output.splitlines()] == [expected] * 2
+    assert domain.process.returncode is None, "it has not waited for its session"
+    domain.process.send_signal(signal.SIGTERM)
+    assert domain.process.wait() == 0
+    assert 'INFO draining party="DC' not in domain.process.stderr, "it should have ended at once"
+    assert capture.traces_of(content) == 0
+    relayed = sum(
+        len(packet.payload)
+        for packet in capture.packets()
+        if packet.protocol == "udp" and packet.source[1] == RELAY_PORT
+    )
+    assert relayed > 2 * FILE_SIZE, "it did not come through the relay"
+
+
+def test_a_node_with_ipv4_alone_and_one_with_ipv6_alone(lab: Lab, tmp_path: Path) -> None:
+    switch = lab.switch(["10.7.0.0/24", "fd07::/64"])
+    servers, a, b = lab.host("servers"), lab.host("a"), lab.host("b")
+    switch.join(servers)
+    switch.join(a, "10.7.0.77/24")
+    switch.join(b, "fd07::77/64")
+    both = (servers.address(4), servers.address(6))
+    domain = Domain(servers, tmp_path, listen=both, more=LOG)
+    transfer(domain, a, b, tmp_path)
+
+
+def test_two_nodes_behind_symmetric_nats(lab: Lab, tmp_path: Path) -> None:
+    outside = lab.switch(["192.0.2.0/24"])
+    servers, a, b = lab.host("servers"), lab.host("a"), lab.host("b")
+    outside.join(servers)
+    for number, host in enumerate((a, b), 1):
+        router = lab.host(f"router-{host.name}")
+        interface = outside.join(router)
+        lab.link(router, host, [f"10.{number}.0.0/24"])
+        host.route("default", f"10.{number}.0.1")
+        router.nat(NatKind.SYMMETRIC, interface)
+    domain = Domain(servers, tmp_path, more=LOG)
+    transfer(domain, a, b, tmp_path)
