@@ -1,4 +1,4 @@
-"""The four servers as four processes on loopback, each with a configuration and a state of its own."""
+"""The four servers as four processes on loopback, with configurations and states of their own."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     crowd.py RATE < TOKENS
 
-Each node is the real negotiation over the real tunnel; only the stack is left out. A line of JSON on
-standard output tells of each set-up how it ended and how long it took. Ends when input ends.
+Each node is the real negotiation over the real tunnel; only the stack is left out. A line of JSON
+on standard output tells of each set-up how it ended and how long it took. Ends when input ends.
 """
 
 from __future__ import annotations
