@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "demo": ("ntmpatch.cli.demo.command", "Show the whole system on this machine."),
     "serve": ("ntmpatch.cli.serve", "Run the servers."),
     "account": ("ntmpatch.cli.account", "Manage the accounts of nodes."),
+    "nodes": ("ntmpatch.cli.nodes", "Show where a coordinator's nodes are."),
     "zone": ("ntmpatch.cli.zone", "Show a coordinator's zones in DNS."),
     "run": ("ntmpatch.cli.run", "Run a program whose sockets reach nodes by name."),
     "up": ("ntmpatch.cli.up", "Run a node that programs share."),

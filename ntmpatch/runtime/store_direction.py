@@ -94,6 +94,12 @@ class SqlDirectionStore:
             rows = connection.execute(select(nodes).where(nodes.c.located)).all()
         return [_to_record(row) for row in rows]
 
+    def all_nodes(self) -> list[NodeRecord]:
+        """All that ever registered, also those that have left: for an operator."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(nodes)).all()
+        return [_to_record(row) for row in rows]
+
     def remove_location(self, fqdn: str) -> None:
         """Forget where the node is; its addresses stay its own."""
         with self._engine.begin() as connection:

@@ -228,8 +228,14 @@ def test_up_enrols_and_tells_when_it_is_registered(
             timeout=60,
         )
         assert (shared.stdout, shared.stderr) == (facts["ipv4"] + "\n", "")
+        (node,) = json.loads(succeed(capsys, "nodes", "--json", "--config", config))
+        assert (node["name"], node["ipv4"]) == ("cam.home.example", facts["ipv4"])
+        assert node["seen_at"] in node["local"]
+        assert (node["nat"], node["device_type"]) == ("none", "tcp")
         up.terminate()
         assert up.wait(60) == 0
+    left = succeed(capsys, "nodes", "--config", config).splitlines()[1]
+    assert left.split()[:3] == ["cam.home.example", facts["ipv4"], "left"]
 
 
 @pytest.mark.usefixtures("servers")
