@@ -31,6 +31,7 @@ from ntmpatch.packet.tunnel.tunnel import Tunnel
 from ntmpatch.patch.settings import read_names
 from ntmpatch.runtime.state import ENROLMENT, NAMES, StateDirectory
 from ntmpatch.runtime.streams import TunnelStream
+from ntmpatch.servers.direction.published import read_coordinator_text_untrusted
 from ntmpatch.servers.relay.table import ForwardingTable
 from ntmpatch.signalling.enrolled import EnrolmentState
 from ntmpatch.wire import icmp, ip, local, tcp, udp
@@ -58,6 +59,7 @@ def all_targets() -> list[Target]:
         _relay_table(),
         _tunnel(),
         _dns(),
+        _coordinator_text(),
         _stream(),
         _local("local requests", local.AnyRequest, local.decode_request),
         _local("local replies", local.AnyReply, local.decode_reply),
@@ -261,22 +263,37 @@ def _dns() -> Target:
     asked = Asked()
     queries = [
         dns.message.make_query(name, kind, use_edns=edns).to_wire()
-        for name in (
-            "dc.home.example",
-            "home.example",
-            "x.y.home.example",
-            "1.16.18.198.in-addr.arpa",
-        )
+        for name in ("a.home.example", "home.example", "x.y.second.example", "_ntm.dc.home.example",
+                     "2.16.18.198.in-addr.arpa")
         for kind in ("A", "AAAA", "SOA", "NS", "PTR", "TXT", "ANY", "AXFR")
         for edns in (False, True)
-    ]
+    ]  # fmt: skip
 
     def run(data: bytes) -> str:
-        asked.now += 0.01
+        asked.now += 0.1
         answer = asked.raw(data, tcp=bool(len(data) & 1))
         return "no answer" if answer is None else f"rcode {answer[3] & 15}"
 
-    return Target("dns queries", lambda _: queries, run, share=1)
+    return Target("dns queries", lambda _: queries, run, share=3)
+
+
+def _coordinator_text() -> Target:
+    """What DNS says of a coordinator: the strings of its TXT record, each behind its length."""
+
+    def samples(rng: random.Random) -> list[bytes]:
+        encoded = base64.b64encode(rng.randbytes(300))
+        strings = [b"v=ntm1", b"port=3471", b"cert=" + encoded[:200], b"cert=" + encoded[200:]]
+        return [b"".join(bytes((len(each),)) + each for each in strings)]
+
+    def run(data: bytes) -> str:
+        strings, start = [], 0
+        while start < len(data):
+            strings.append(data[start + 1 : start + 1 + data[start]])
+            start += 1 + data[start]
+        found = read_coordinator_text_untrusted(strings)
+        return "none" if found is None else "coordinator"
+
+    return Target("coordinators in dns", samples, run)
 
 
 def _stream() -> Target:
