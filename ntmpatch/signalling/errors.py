@@ -10,6 +10,9 @@ class Refused(RefusedError):  # noqa: N818 - reads as the event that it is
     """The other party answered with a Refusal; raised in a handler it becomes that answer."""
 
     def __init__(self, code: RefusalCode, text: str = "") -> None:
+        if not text.isprintable():
+            # It may be another party's, and ends in logs and on terminals: one line, no controls.
+            text = "".join(each if each.isprintable() else "\ufffd" for each in text)
         super().__init__(text or code.name.lower().replace("_", " "))
         self.code = code
 

@@ -97,6 +97,22 @@ def test_a_registration_that_came_late_does_not_move_a_node_back() -> None:
     assert state(scene.victims["dc"]) == before
 
 
+def test_what_a_node_says_makes_no_lines_of_its_own_in_a_servers_log() -> None:
+    """A device type that nobody has comes back in a refusal, which the coordinator logs."""
+    scene = Scene()
+    eve, dc = scene.domain.member("eve"), scene.victims["dc"]
+    forged = "x\n\x1b[31mERROR: all is lost"
+    for serial in (1, 2):
+        eve.ask(
+            scene.domain.coordinator,
+            RegistrationRequest(eve.certificate, (), forged, 10**15 + serial),
+            step="5.3",
+        )
+    lines = [str(failed.error) for failed in dc.of(Failed)]
+    assert any("all is lost" in line for line in lines)
+    assert all(line.isprintable() for line in lines)
+
+
 def test_servers_of_others_names_and_domains_are_not_heard() -> None:
     scene = Scene()
     domain = scene.domain
