@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import os
 import random
@@ -135,6 +136,7 @@ def describe_peer(peer: Peer[Path], now: float) -> dict[str, object]:
     """A tunnel peer's facts for status output."""
     last = peer.last_handshake_at
     return {
+        "public_key": base64.b64encode(peer.public_key).decode(),
         "endpoint": str(peer.endpoint) if peer.endpoint is not None else None,
         "last_handshake_seconds": round(now - last, 3) if last is not None else None,
         "sent_bytes": peer.tx_bytes,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from wire_network import Seat
 
-FLOOD_SIZE = 1500
+FLOOD_SIZE = 800
 FLOOD_INTERVAL = 0.002
 """Seconds between two datagrams of a flood: 500 a second, eight times what asks for cookies."""
 LONG = 400.0

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from attack_scene import MESSAGES, VICTIMS, Scene, state
-from message_samples import MESSAGE_TYPES
 
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.base.drops import Drop
@@ -92,8 +91,8 @@ def test_each_message_counts_once_whole_and_unchanged(victim: str) -> None:
     tapped = Tapped(victim)
     seat, scene = tapped.seat, tapped.scene
     rng = scene.domain.rng
-    for kind in MESSAGE_TYPES:
-        datagram = tapped.held(MESSAGES[kind](scene, tapped.sender))
+    for kind, make in MESSAGES.items():
+        datagram = tapped.held(make(scene, tapped.sender))
         data = datagram.data
         before, count = state(seat), len(tapped.delivered)
         # Cut: nothing that is shorter than an empty packet has a tag to be checked.

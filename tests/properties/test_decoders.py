@@ -20,7 +20,7 @@ from ntmpatch.wire.control import Envelope, Kind, UnknownMessage, decode_untrust
 if TYPE_CHECKING:
     from ntmpatch.wire.control_messages import Message
 
-INPUTS = 20_000
+INPUTS = 15_000
 SAMPLES = 60
 TRANSACTION = b"12345678"
 

@@ -191,6 +191,15 @@ def _direction(scene: Scene, enemy: Puppet, **changes: Any) -> RouteDirection:
     )
 
 
+def _trace(scene: Scene) -> Message:
+    """Of a direction that another node asked for, and has recorded at each server."""
+    transaction_id = b"recorded"
+    for role in ("dc", "ns", "rs"):
+        recorder = scene.victims[role].party.recorder
+        recorder.begin(scene.b.party.public_key, transaction_id, scene.domain.network.now)
+    return m.TraceRequest(transaction_id)
+
+
 def _server_endpoint(enemy: Puppet) -> tuple[Address, ...]:
     return (Address(enemy.seat.endpoint.host, enemy.seat.endpoint.port),)
 
@@ -230,13 +239,14 @@ MESSAGES: dict[type[Message], Callable[[Scene, Puppet], Message]] = {
     m.Notification: lambda _, e: m.Notification(e.public_key),
     m.RelayRequest: lambda s, e: m.RelayRequest((s.a.party.public_key, e.public_key), 9e8),
     m.FederationRequest: lambda *_: m.FederationRequest(),
+    m.TraceRequest: lambda s, _: _trace(s),
     # what only ever answers
     **{
         kind: _sample(kind)
         for kind in (
             m.Ack, m.Refusal, m.EnrolmentResponse, m.AuthenticationVerdict, m.PrefixLeaseResponse,
             m.RegistrationResponse, m.AnnouncementResponse, m.InformationResponse, m.RelayGrant,
-            m.FederationResponse,
+            m.FederationResponse, m.TraceResponse,
         )
     },
 }  # fmt: skip
@@ -265,13 +275,15 @@ ANSWERS: dict[str, dict[type[Message], dict[str, RefusalCode | None]]] = {
         m.InformationRequest: _EVERYBODY,
         m.RouteDirection: _EVERYBODY,
         m.FederationRequest: {**dict.fromkeys(ENEMIES, RefusalCode.NOT_REGISTERED), "node": None},
+        m.TraceRequest: dict.fromkeys(ENEMIES, RefusalCode.OTHER),
     },
     "ns": {
         m.ServiceRequest: _EVERYBODY,
         m.ServiceRegistration: dict.fromkeys(ENEMIES, _CERTIFICATE),
         m.NotificationRequest: _EVERYBODY,
+        m.TraceRequest: _EVERYBODY,
     },
-    "rs": {m.RelayRequest: _EVERYBODY},
+    "rs": {m.RelayRequest: _EVERYBODY, m.TraceRequest: _EVERYBODY},
     "node": {
         m.RouteDirection: _EVERYBODY,
         # Its own NS may wake it, but for its own coordinator only.

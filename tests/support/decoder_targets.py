@@ -87,7 +87,8 @@ def frame_control(body: bytes, rng: random.Random) -> bytes:
     kind = Kind.REQUEST if rng.random() < 0.6 else rng.choice(list(Kind))
     if rng.random() < 0.05:
         kind = rng.randrange(256)
-    header = bytes((0xC0, 1, kind, rng.randrange(7), rng.randrange(32), 0))
+    flags = rng.choice((0, 0, 1, 255))
+    header = bytes((0xC0, 1, kind, rng.randrange(7), rng.randrange(32), flags))
     return header + size.to_bytes(2) + rng.randbytes(8) + body + bytes(rng.choice((0, 0, 15)))
 
 
