@@ -1,0 +1,1 @@
+"""Load on the four servers: what benchmarks/servers.py is made of."""
