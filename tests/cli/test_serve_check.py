@@ -27,6 +27,7 @@ def check(
     for name in [name for name in os.environ if name.startswith("NTMPATCH_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(checking, "RESOLVER_TIMEOUT", 0.1)
     path = tmp_path / "servers.toml"
 
     def check(text: str, *roles: str) -> list[str]:

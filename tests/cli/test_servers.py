@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HOST = "127.0.0.1"
-ROLES = ("as", "dc", "ns", "rs", "dns")
+ROLES = ("as", "dc", "ns", "rs", "dns", "metrics")
 
 
 @pytest.fixture
@@ -36,6 +38,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lines = [f'[serve]\nstate = "{tmp_path / "servers"}"']
     for role, port in zip(ROLES, free_ports(HOST, len(ROLES)), strict=True):
         lines.append(f"[{role}]\nport = {port}")
+    lines.append(f'listen = "{HOST}"')  # of [metrics], the last
     path.write_text("\n".join(lines))
     return path
 
@@ -130,7 +133,22 @@ def test_a_configuration_that_cannot_work_is_78(
     assert words in fail(capsys, os.EX_CONFIG, "serve", "--check", "--config", broken)
 
 
-def test_serve_ends_by_sigterm_with_success(servers: subprocess.Popen[str]) -> None:
+def test_serve_tells_its_metrics_and_ends_by_sigterm_with_success(
+    servers: subprocess.Popen[str], config: Path
+) -> None:
+    port = tomllib.loads(config.read_text())["metrics"]["port"]
+    with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=20) as response:
+        lines = response.read().decode().splitlines()
+    for server, message in (("as", "EnrolmentRequest"), ("dc", "ServerAnnouncement")):
+        labels = f'message="{message}",outcome="answered",server="{server}"'
+        (line,) = [
+            line for line in lines if line.startswith(f"ntmpatch_requests_total{{{labels}}}")
+        ]
+        assert float(line.rpartition(" ")[2]) >= 2
+    for role in ("as", "dc", "ns", "rs"):
+        assert f'ntmpatch_draining{{server="{role}"}} 0.0' in lines
+    for name in ("nodes", "dns_answers_total", "relay_sessions", "relay_bytes_total"):
+        assert f"ntmpatch_{name} 0.0" in lines
     servers.send_signal(signal.SIGTERM)
     assert servers.wait(20) == 0
 
