@@ -10,6 +10,7 @@ import _socket
 import contextlib
 import ipaddress
 import struct
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,9 @@ ATTEMPT_TIMEOUT = 0.5
 """Seconds until the next resolver is asked, or the same one again."""
 MAX_NAME_SERVERS = 4
 """Name servers of a domain that are looked at."""
+MAX_SEARCHES = 5
+"""Searches at once: half of the hub's threads, so that names that nobody resolves cannot keep the
+database's jobs waiting."""
 EDNS_SIZE = 1232
 RESOLVER_PORT = 53
 
@@ -58,17 +62,22 @@ class DnsFinder:
     ) -> None:
         self._resolvers = tuple(resolvers)
         self._timeout = timeout
+        self._free = threading.BoundedSemaphore(MAX_SEARCHES)
 
     def find(self, domain: str) -> list[FoundCoordinator]:
         """The coordinators of ``domain``, at least one.
 
         NoCoordinator: there is no such domain, or it has no coordinator. UnavailableError: no
-        resolver answers, or they cannot resolve its names.
+        resolver answers, they cannot resolve its names, or too many searches are under way.
         """
+        if not self._free.acquire(blocking=False):
+            raise UnavailableError(f"{domain}: too many domains are being looked up")
         try:
             return _Search(self._resolver(), self._timeout).run(domain)
         except (dns.exception.DNSException, OSError, ValueError) as error:
             raise UnavailableError(f"{domain} cannot be looked up: {error}") from None
+        finally:
+            self._free.release()
 
     def _resolver(self) -> dns.resolver.Resolver:
         servers = self._resolvers

@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import dns.flags
@@ -18,6 +19,7 @@ import pytest
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.base.config import DnsSection
 from ntmpatch.base.errors import ConfigError, UnavailableError
+from ntmpatch.runtime import finder as runtime_finder
 from ntmpatch.runtime.finder import DnsFinder, make_finder, parse_resolver
 from ntmpatch.servers.direction.finding import FoundCoordinator, NoCoordinator
 from ntmpatch.servers.direction.published import coordinator_text
@@ -179,6 +181,29 @@ def test_answers_to_other_questions_are_passed_over(resolver: Resolver) -> None:
 
     resolver.handler = spoof
     assert DnsFinder([resolver.endpoint]).find("home.example")
+
+
+def test_searches_at_once_are_few(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that nobody resolves do not take all threads; whoever comes then is told at once."""
+    monkeypatch.setattr(runtime_finder, "MAX_SEARCHES", 1)
+    finder = DnsFinder([resolver.endpoint])
+    asked, held = threading.Event(), threading.Event()
+
+    def hold(query: dns.message.Message, tcp: bool) -> list[dns.message.Message]:
+        asked.set()
+        held.wait(10.0)
+        return lookup(query, tcp)
+
+    resolver.handler = hold
+    with ThreadPoolExecutor(1) as pool:
+        search = pool.submit(finder.find, "home.example")
+        assert asked.wait(10.0)
+        with pytest.raises(UnavailableError, match="too many"):
+            finder.find("other.example")
+        resolver.handler = lookup
+        held.set()
+        search.exception()
+    assert finder.find("home.example")
 
 
 def test_resolvers_of_the_configuration() -> None:
