@@ -142,6 +142,10 @@ def test_unbound_resolves_through_the_delegation(site: Site, lab: Lab) -> None:
     ipv4, ipv6 = site.facts["ipv4"], site.facts["ipv6"]
     address = site.servers.address()
     zones = json.loads(site.domain.command("zone", "list", "--json"))
+    exported = site.domain.command("zone", "export")
+    assert f"{site.node.fqdn}. IN A {ipv4}\n" in exported, (
+        "as the running coordinator has stored it"
+    )
     unbound = start_unbound(
         site.resolver,
         lab.directory,
