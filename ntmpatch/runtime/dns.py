@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ntmpatch.dns")
 
 SERIAL_FILE = "dns.serial"
-"""In the state directory: beyond it no serial was used."""
+"""In the state directory: the serial that was reserved last (`ZoneSerial`)."""
 
 READS_A_WAKE_UP = 64
 """Queries answered per wake-up, so that a flood cannot starve the hub's other watchers."""

@@ -69,7 +69,13 @@ def test_the_zones_follow_the_coordinator() -> None:
     after = published()
     assert after != before, "the certificate was renewed"
     assert after == (DC_ENDPOINT.port, coordinator.enrolment.certificate)
-    assert serial() > registered
+    renewed = serial()
+    assert renewed > registered
+
+    node.party.leave(network.now)
+    assert network.run(10.0, lambda: not values("cam.home.example", "A"))
+    assert serial() > renewed
+    assert domain.locations.nodes() == [], "the zone is as it would be after a restart"
 
 
 def test_the_text_of_a_coordinator() -> None:

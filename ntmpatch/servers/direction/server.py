@@ -380,6 +380,7 @@ class DirectionServer(EnrolledParty):
         yield from work(lambda: self.store.remove_location(fqdn), "deregistration", stored=True)
         node.record = replace(node.record, seen_endpoint=None, local_endpoints=())
         node.fresh = False
+        self.names.remove(fqdn)  # as after a restart: only who is registered is in the zone
         node.stored_at = float("-inf")
         node.notification_server = None
         self.sources.pop(request.peer, None)
