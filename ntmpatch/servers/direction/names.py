@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,8 @@ class NameIndex:
         self.changes = 0
         self._addresses: dict[str, tuple[bytes, ...]] = {}
         self._names: dict[bytes, str] = {}
-        self._below: Counter[str | bytes] = Counter()
+        self._below: dict[str | bytes, int] = {}
+        """How many there are one step below; what has none is not in it."""
 
     def put(self, name: str, addresses: Sequence[bytes]) -> None:
         """``name`` has these addresses from now on, and no others; empty ones are passed over."""
@@ -34,11 +34,10 @@ class NameIndex:
         self.remove(name)
         self.changes += 1
         self._addresses[name] = fresh
-        self._below.update(_above(name))
+        self._count(_above(name))
         for address in fresh:
-            before = self._names.get(address)
-            if before is None:
-                self._below.update(enclosing(address))
+            if address not in self._names:
+                self._count(enclosing(address))
             self._names[address] = name
 
     def remove(self, name: str) -> None:
@@ -72,27 +71,36 @@ class NameIndex:
     def __iter__(self) -> Iterator[tuple[str, tuple[bytes, ...]]]:
         return iter(self._addresses.items())
 
-    def _uncount(self, keys: list[str] | list[bytes]) -> None:
+    def _count(self, keys: Iterable[str | bytes]) -> None:
+        """One more below the first of ``keys``, each of which is one step below the next."""
         for key in keys:
-            self._below[key] -= 1
-            if not self._below[key]:
-                del self._below[key]
+            count = self._below.get(key, 0)
+            self._below[key] = count + 1
+            if count:
+                return  # it is counted above already
+
+    def _uncount(self, keys: Iterable[str | bytes]) -> None:
+        for key in keys:
+            count = self._below[key] - 1
+            if count:
+                self._below[key] = count
+                return
+            del self._below[key]
 
 
-def _above(name: str) -> list[str]:
-    """All names that ``name`` lies below."""
-    above = []
+def _above(name: str) -> Iterator[str]:
+    """All names that ``name`` lies below, the nearest first."""
     while name := name.partition(".")[2]:
-        above.append(name)
-    return above
+        yield name
 
 
-def enclosing(address: bytes) -> list[str] | list[bytes]:
-    """All that a packed address begins with, as `NameIndex.has_below` has it."""
+def enclosing(address: bytes) -> Iterator[str | bytes]:
+    """All that a packed address begins with, as `NameIndex.has_below` has it, the longest first."""
     if len(address) == 4:
-        return [address[:size] for size in range(1, 4)]
+        yield from (address[:size] for size in (3, 2, 1))
+        return
     digits = f"#{address.hex()}"
-    return [digits[: 1 + size] for size in range(1, 32)]
+    yield from (digits[:size] for size in range(32, 1, -1))
 
 
 def packed_hosts(endpoints: Iterable[Endpoint | Address]) -> list[bytes]:
