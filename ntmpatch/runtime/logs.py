@@ -15,6 +15,7 @@ import re
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ntmpatch.base.errors import ConfigError
@@ -65,6 +66,22 @@ def configure_log(log_format: LogFormat = "text", level: str = "warning") -> Non
     root.setLevel(LEVELS[name.lower()])
 
 
+@dataclass(slots=True, frozen=True)
+class LoggedEvent:
+    """The message of a record that is an event; in a log of somebody else's it is one line."""
+
+    event: str
+    fields: Mapping[str, object]
+
+    def __str__(self) -> str:
+        facts = (
+            f"{name}={_quoted(_value(value))}"
+            for name, value in self.fields.items()
+            if value is not None
+        )
+        return " ".join([self.event, *facts])
+
+
 def log_event(
     logger: logging.Logger,
     level: str,
@@ -78,7 +95,7 @@ def log_event(
     if logger.isEnabledFor(number):
         if party is not None:
             fields = {"party": party.title, **fields}
-        logger.log(number, event, extra={"event": event, "fields": fields})
+        logger.log(number, LoggedEvent(event, fields))
 
 
 class LogHandler(logging.StreamHandler[Any]):
@@ -91,7 +108,7 @@ class LogHandler(logging.StreamHandler[Any]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, unless too many of its kind came."""
-        event = getattr(record, "event", "message")
+        event = record.msg.event if isinstance(record.msg, LoggedEvent) else "message"
         if event in LIMITED_EVENTS and not self._passes(event):
             self._suppressed[event] += 1
             return
@@ -133,17 +150,16 @@ def _facts(record: logging.LogRecord) -> dict[str, Any]:
         "at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "level": record.levelname.lower(),
     }
-    event = getattr(record, "event", None)
-    if event is None:
+    if isinstance(record.msg, LoggedEvent):
+        facts["event"] = record.msg.event
+        fields = record.msg.fields
+        facts |= {name: _value(value) for name, value in fields.items() if value is not None}
+    else:
         facts |= {
             "event": "message",
             "logger": record.name,
             "text": record.getMessage()[:MAX_VALUE_SIZE],
         }
-    else:
-        facts["event"] = event
-        fields: Mapping[str, object] = getattr(record, "fields", {})
-        facts |= {name: _value(value) for name, value in fields.items() if value is not None}
     if record.exc_info:
         facts["traceback"] = logging.Formatter().formatException(record.exc_info)
     return facts

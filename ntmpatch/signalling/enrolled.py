@@ -241,6 +241,9 @@ class EnrolledParty(Party):
     ) -> None:
         """Take a new certificate of ours, and who coordinates, and have them stored."""
         self._adopt(certificate)
+        if self.certificate is not None:
+            seconds = self.certificate.not_after - self.wall_clock()
+            self.note("certified", hours=round(seconds / 3600, 1))
         if coordinators is None:
             coordinators = self.enrolment.coordinators
         self.enrolment = msgspec.structs.replace(

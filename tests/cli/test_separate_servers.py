@@ -180,7 +180,7 @@ def test_servers_on_hosts_of_their_own(
 
     logs = {label: (tmp_path / f"{label}.log").read_text() for label in ("as", *names)}
     events = [json.loads(line)["event"] for line in logs["rs"].splitlines()]
-    assert events == ["serving", "reloaded", "draining"]
+    assert events == ["certified", "serving", "reloaded", "draining"]
     assert 'server-left party="DC dc.home.example" peer="RS rs1.home.example"' in logs["dc"]
     assert "registered" in logs["dc"]
     secrets = [file.read_bytes() for file in tmp_path.glob("state-*/*.key")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ntmpatch.base.config import ServeConfig, parse_serve_config
 from ntmpatch.base.errors import ConfigError
+from ntmpatch.runtime.logs import LoggedEvent
 from ntmpatch.runtime.reloading import changes, reload
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def test_what_can_change_does(caplog: pytest.LogCaptureFixture) -> None:
     assert coordinator.policy.access("a.other.example", "b.home.example") == ()
     assert servers.config.serve.drain_time == 5.0
     assert servers.config.rs.port == 7000, "as it was started"
-    fields = {record.event: record.fields for record in caplog.records}  # type: ignore[attr-defined]  # of our events
+    events = [record.msg for record in caplog.records if isinstance(record.msg, LoggedEvent)]
+    fields = {event.event: event.fields for event in events}
     assert fields["reloaded"] == {"changed": "[serve] drain_time, [rs] session_mbit, [[policy]]"}
     assert fields["restart-needed"] == {"keys": "[rs] port"}
 
@@ -62,4 +64,7 @@ def test_a_broken_file_changes_nothing(caplog: pytest.LogCaptureFixture) -> None
     reload(servers, read)
     reload(servers, None)
     assert servers.config == ServeConfig()
-    assert [record.message for record in caplog.records] == ["reload-failed", "reload-ignored"]
+    assert caplog.messages == [
+        'reload-failed error="s.toml: line 1: broken"',
+        'reload-ignored reason="there is no configuration file"',
+    ]
