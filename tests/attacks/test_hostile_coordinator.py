@@ -302,7 +302,14 @@ def test_a_coordinator_in_the_middle_has_no_certificate_of_the_name(what: str) -
     def change(direction: RouteDirection, peer: bytes) -> RouteDirection:
         if peer != c.party.public_key:
             return direction
-        return replace(direction, certificate=shown, endpoints=(Address(here.host, here.port),))
+        # It would answer the call: nothing but the certificate is wrong.
+        middle.seat.tunnel.add_peer(peer, preshared_key=direction.preshared_key, endpoint=c.seen)
+        return replace(
+            direction,
+            certificate=shown,
+            endpoints=(Address(here.host, here.port),),
+            initiate=True,
+        )
 
     enemy.lie(change)
     answer = domain.resolve(c, "b")
