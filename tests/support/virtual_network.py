@@ -180,8 +180,10 @@ class VirtualNetwork:
             if effect.initiate:
                 self._call(seat, effect.public_key, 0)
         elif isinstance(effect, Forget):
-            seat.contacts.pop(effect.public_key, None)
-            seat.channels.pop(effect.public_key, None)
+            contact = seat.contacts.pop(effect.public_key, None)
+            channel = seat.channels.pop(effect.public_key, None)
+            if contact is not None and contact.connection and channel is not None:
+                self._disconnect(self.seats[effect.public_key], seat.party.public_key)
         elif isinstance(effect, Traced):
             self.trace.append(effect)
 
@@ -223,6 +225,12 @@ class VirtualNetwork:
             seat.failures = 0
 
         self.at(self.now + 2.0 * self.rng.uniform(*self.delays), attempt)
+
+    def _disconnect(self, server: Seat, peer: bytes) -> None:
+        """The far end of a connection learns of its end."""
+        if server.up:
+            server.channels.pop(peer, None)
+            server.party.disconnected(peer, self.now)  # type: ignore[attr-defined]  # it is an NS
 
     def _connection_failed(self, seat: Seat, peer: bytes) -> None:
         pause = CONNECT_RETRIES[min(seat.failures, len(CONNECT_RETRIES) - 1)]

@@ -188,6 +188,7 @@ class NotificationServer(AnnouncingServer):
 
     def _push(self, service: _Service, envelope: Envelope) -> Process[Reply]:
         """The same by another way; the node acknowledges the transaction as if it had come here."""
+        self.trace(envelope.step, self.now, f"node {service.fqdn}", f"{service.device_type} push")
         yield from self._device_types[service.device_type].wake(service.device, encode(envelope))
         return Reply()
 
