@@ -27,6 +27,8 @@ from ntmpatch.wire.control_messages import (
 if TYPE_CHECKING:
     from virtual_network import Captured, Seat
 
+pytestmark = pytest.mark.once
+
 HOUR = 3600.0
 SECOND_NS = 13
 
@@ -95,8 +97,8 @@ def test_an_idle_node_registers_once_an_hour_and_is_found_all_the_same() -> None
     (b,) = nodes_behind_nats(domain, 1)
     assert not keeps_udp_open(domain, b)
     began_at = domain.network.now
-    domain.network.run(4 * HOUR)
-    assert 4 <= len(sent(domain, RegistrationRequest, began_at)) <= 5
+    domain.network.run(2 * HOUR)
+    assert 2 <= len(sent(domain, RegistrationRequest, began_at)) <= 3
     b.channels.pop(domain.dc_key)  # the tunnel's session is long gone, and the NAT's mapping
     b.opened.discard(domain.dc_key)
     a = caller(domain)
@@ -248,7 +250,7 @@ def test_a_returned_ns_gets_its_share_over_time_and_nobody_moves_to_and_fro() ->
     homes: list[Counter[str]] = []
     moves = Counter[int]()
     before = [serving(domain, node) for node in nodes]
-    for _ in range(24):
+    for _ in range(14):
         domain.network.run(HOUR / 6)
         now = [serving(domain, node) for node in nodes]
         for number, (old, new) in enumerate(zip(before, now, strict=True)):
@@ -259,7 +261,7 @@ def test_a_returned_ns_gets_its_share_over_time_and_nobody_moves_to_and_fro() ->
     assert homes[0]["second"] <= 6, "not all at once"
     assert 6 <= homes[-1]["second"] <= 14
     assert max(moves.values()) <= 1
-    assert homes[-1] == homes[12], "it has come to rest"
+    assert homes[-1] == homes[-2], "it has come to rest"
 
 
 # --- moves -----------------------------------------------------------------------------------
