@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -64,6 +64,13 @@ class NodeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """UDP; 0 lets the kernel choose."""
     domains: tuple[str, ...] = ()
     """NTM domains beside the node's own."""
+    device: Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,32}$")] = "tcp"
+    """How an NS wakes the node: ``tcp`` by a connection, ``none`` not at all, others by a way that
+    the NS is configured for."""
+    push_token: Annotated[str, Meta(max_length=256, pattern=r"^[A-Za-z0-9_.:~=-]*$")] = ""
+    """Where that other way finds the node."""
+    heartbeat: Annotated[float, Meta(ge=5, le=1680)] = 45.0
+    """Seconds of silence on the connection to begin with; they then follow the NAT."""
     mtu: Annotated[int, Meta(ge=1280, le=9000)] = 1376
     offload: bool = True
     """Use the kernel's UDP segmentation where there is one."""
@@ -141,6 +148,17 @@ class ServerSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Enrolment token, or file:PATH; not needed where the AS is in the same process."""
 
 
+class NotificationSection(ServerSection, frozen=True, forbid_unknown_fields=True):
+    """``[ns]``: one server, and what only an NS has."""
+
+    max_nodes: Annotated[int, Meta(ge=1)] = 100_000
+    """Nodes at most; fewer where the process may not open so many connections."""
+    max_connections_per_address: Annotated[int, Meta(ge=1)] = 1024
+    """Nodes behind one NAT share its address."""
+    devices: dict[str, dict[str, Any]] = {}
+    """``[ns.devices.NAME]``: other ways of waking nodes than ``tcp``, and their settings."""
+
+
 class RelaySection(ServerSection, frozen=True, forbid_unknown_fields=True):
     """``[rs]``: as the others, and what may pass."""
 
@@ -212,7 +230,7 @@ class ServeConfig(
     serve: ServeSection = ServeSection()
     account: ServerSection = ServerSection()
     dc: ServerSection = ServerSection()
-    ns: ServerSection = ServerSection()
+    ns: NotificationSection = NotificationSection()
     rs: RelaySection = RelaySection()
     dns: DnsSection = DnsSection()
     log: LogSection = LogSection()

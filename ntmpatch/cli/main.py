@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "run": ("ntmpatch.cli.run", "Run a program whose sockets reach nodes by name."),
     "up": ("ntmpatch.cli.up", "Run a node that programs share."),
     "trace": ("ntmpatch.cli.trace", "Show how a tunnel is set up, step by step."),
+    "wake": ("ntmpatch.cli.wake", "Tell a running node that its coordinator wants it."),
     "status": ("ntmpatch.cli.status", "Tell what a running node knows."),
 }
 """Name, module that holds a click command of that name, and the line in the list of commands."""

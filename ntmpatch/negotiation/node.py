@@ -9,31 +9,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ntmpatch.base.addresses import Endpoint, domain_of, normalise_fqdn
-from ntmpatch.base.errors import ConfigError, NtmpatchError, RefusedError
+from ntmpatch.base.drops import Drop
+from ntmpatch.base.errors import ConfigError, NtmpatchError, RefusedError, UntrustedError
 from ntmpatch.base.policy import Policy
 from ntmpatch.negotiation.errors import NameUnknown, TryAgain
+from ntmpatch.negotiation.heartbeat import FIRST_INTERVAL, Heartbeats
 from ntmpatch.negotiation.peers import Peer, Peers, contact_of, peer_of_untrusted
 from ntmpatch.negotiation.registration import Registrar
 from ntmpatch.negotiation.tracing import Tracer
 from ntmpatch.signalling.effects import Failed, Forget, Resolved, Unresolved
+from ntmpatch.signalling.engine import Request
 from ntmpatch.signalling.enrolled import EnrolledParty
 from ntmpatch.signalling.errors import Refused, Silent
 from ntmpatch.signalling.figures import NETWORK_SWITCHING, TUNNEL_CREATION
 from ntmpatch.signalling.party import Reply
 from ntmpatch.signalling.process import Event, Process, ask, wait
-from ntmpatch.wire.control import Kind
+from ntmpatch.wire.control import Kind, decode_untrusted
 from ntmpatch.wire.control_messages import (
     Ack,
     DirectionRequest,
     Message,
     Notification,
+    Recall,
     RefusalCode,
     RouteDirection,
+    ServerLocation,
     addresses_of,
 )
 
 if TYPE_CHECKING:
-    from ntmpatch.signalling.engine import Request
     from ntmpatch.signalling.recording import Recording
 
 __all__ = ["NameUnknown", "NodeNegotiation", "TryAgain"]
@@ -47,8 +51,11 @@ RELAY_RENEWAL_SHARE = 0.75
 
 
 class NodeNegotiation(EnrolledParty):
-    """A node. ``device_type`` ``none``: it keeps no connection to an NS.
+    """A node.
 
+    ``device_type`` says how an NS wakes it: ``tcp`` by the connection that the node keeps to it,
+    ``none`` not at all, any other by a way that the NS knows, with ``push_token`` for an address;
+    what arrives by it is given to `woken`. ``heartbeat_interval``: seconds, to begin with.
     ``policy``: what others may reach here, beside what the coordinators allow them.
     """
 
@@ -60,17 +67,20 @@ class NodeNegotiation(EnrolledParty):
         *,
         device_type: str = "tcp",
         policy: Policy | None = None,
+        push_token: str = "",
+        heartbeat_interval: float = FIRST_INTERVAL,
         **settings: Any,
     ) -> None:
         super().__init__(public_key, **settings)
         self._policy = policy or Policy()
         self.peers = Peers()
-        self._registrar = Registrar(self, device_type)
+        self._registrar = Registrar(self, device_type, push_token, Heartbeats(heartbeat_interval))
         self.tracer = Tracer(self)
         self._lookups: dict[str, list[int]] = {}
         self._next_request_id = 1
         self.on(RouteDirection, self._directed)
         self.on(Notification, self._notified)
+        self.on(Recall, self._recalled)
 
     # --- what the runtime asks -----------------------------------------------------------
 
@@ -83,6 +93,15 @@ class NodeNegotiation(EnrolledParty):
         """Tell the DC goodbye, once: it is not waited for."""
         self.now = now
         self._registrar.leave()
+
+    def adopt(
+        self, certificate: bytes, coordinators: tuple[ServerLocation, ...] | None = None
+    ) -> None:
+        """Take a new certificate of ours, and who coordinates, and tell the DC."""
+        is_another = certificate != self.enrolment.certificate
+        super().adopt(certificate, coordinators)
+        if is_another:
+            self._registrar.certified()
 
     @property
     def fqdn(self) -> str:
@@ -158,14 +177,14 @@ class NodeNegotiation(EnrolledParty):
         peer = self.peers.with_address(address)
         return peer.fqdn if peer is not None else None
 
-    def tunnel_established(self, public_key: bytes, now: float) -> None:
-        """A handshake with this key succeeded: Fig. 3 (18), or a server is back."""
+    def tunnel_established(self, public_key: bytes, now: float, *, initiator: bool = True) -> None:
+        """A handshake with this key succeeded, ours if ``initiator``: Fig. 3 (18), or a server."""
         self.now = now
         peer = self.peers.of_key(public_key)
         if peer is not None:
             peer.established.set()
         else:
-            self._registrar.channel_established(public_key)
+            self._registrar.channel_established(public_key, initiator=initiator)
         self._pump()
 
     def tunnel_expired(self, public_key: bytes, now: float) -> None:
@@ -190,6 +209,43 @@ class NodeNegotiation(EnrolledParty):
         self.now = now
         self._registrar.network_changed(endpoints)
         self._pump()
+
+    def connection_failed(self, public_key: bytes, now: float) -> None:
+        """The connection to this NS broke, or could not be made; the runtime tries again."""
+        self.now = now
+        self._registrar.connection_failed(public_key)
+        self._pump()
+
+    def woken(self, payload: bytes, now: float) -> bool:
+        """What an NS had delivered by another way than a connection: Fig. 3 (10) → (11).
+
+        It is no secret and may be forged, so it moves us to nothing but a word to our own DC. An
+        empty one says that the DC wants us, and not why. False: it is not for us, and was dropped.
+        """
+        self.now = now
+        try:
+            self._woken_untrusted(payload)
+        except UntrustedError as error:
+            self.drops.drop(error.drop)
+            return False
+        self._pump()
+        return True
+
+    def _woken_untrusted(self, payload: bytes) -> None:
+        if not payload:
+            self._registrar.lost()
+            return
+        envelope = decode_untrusted(payload)
+        message = envelope.message
+        if envelope.kind is not Kind.REQUEST or not isinstance(message, Notification | Recall):
+            raise UntrustedError(Drop.CONTROL_UNEXPECTED)
+        if not self._registrar.is_coordinator(message.coordinator):
+            raise UntrustedError(Drop.CONTROL_STRANGER)
+        if isinstance(message, Recall):
+            self._registrar.recalled(message.coordinator)
+        else:
+            request = Request(message.coordinator, envelope.transaction_id, envelope.step, message)
+            self._answer(request, Reply(Ack(), kind=Kind.RESPONSE))
 
     # --- looking up ------------------------------------------------------------------------
 
@@ -255,7 +311,7 @@ class NodeNegotiation(EnrolledParty):
 
     def permits(self, peer: bytes, message: Message) -> bool:
         """Directions come from our coordinator, notifications from our notification server."""
-        if isinstance(message, Notification):
+        if isinstance(message, Notification | Recall):
             return self._registrar.is_notification_server(peer)
         return self._registrar.is_coordinator(peer)
 
@@ -304,7 +360,13 @@ class NodeNegotiation(EnrolledParty):
         """Fig. 3 (10) → (11): the acknowledgement goes to the coordinator."""
         if not self._registrar.is_coordinator(message.coordinator):
             raise Refused(RefusalCode.NOT_AUTHORISED, "notification for another coordinator")
+        self._registrar.service.heard()
         return Reply(Ack(), to=message.coordinator, kind=Kind.RESPONSE)
+
+    def _recalled(self, message: Recall, _: Request) -> Ack:
+        """The DC began anew: register, if it is ours."""
+        self._registrar.recalled(message.coordinator)
+        return Ack()
 
 
 def _lookup_error(fqdn: str, error: Exception | None) -> NtmpatchError:

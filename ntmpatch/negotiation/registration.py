@@ -1,4 +1,7 @@
-"""Being known: the node's registrations with its DC and NS (Fig. 5 (3)-(8)), kept up for ever."""
+"""Being known: the node's registrations with its DC, Fig. 5 (3)-(6), kept up for ever.
+
+Often where nothing else tells node and DC of each other; rarely, as the DC says, where an NS does.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from ntmpatch.base.backoff import Backoff
 from ntmpatch.negotiation.peers import NAT_KEEPALIVE_INTERVAL, check_addresses
-from ntmpatch.signalling.effects import Assigned, Contact, Failed, Forget, Left, Ready
+from ntmpatch.negotiation.service import NotificationService
+from ntmpatch.signalling.effects import Assigned, Contact, Failed, Left, Ready
 from ntmpatch.signalling.errors import Refused, Silent
 from ntmpatch.signalling.process import Event, Process, ask, wait
 from ntmpatch.wire.control_messages import (
@@ -20,17 +24,15 @@ from ntmpatch.wire.control_messages import (
     RegistrationRequest,
     RegistrationResponse,
     ServerLocation,
-    ServiceRegistration,
     addresses_of,
 )
 
 if TYPE_CHECKING:
     from ntmpatch.base.addresses import Endpoint
+    from ntmpatch.negotiation.heartbeat import Heartbeats
     from ntmpatch.negotiation.node import NodeNegotiation
 
 REGISTRATION_TIMEOUT = 3.0
-SERVICE_TIMEOUT = 4.0
-SERVICE_RETRY_INTERVAL = 5.0
 FIRST_RETRY_INTERVAL = 0.5
 MAX_RETRY_INTERVAL = 10.0
 """A node comes back soon after its DC does; the jitter spreads those of one DC."""
@@ -47,9 +49,16 @@ _FATAL = frozenset({RefusalCode.REVOKED, RefusalCode.NOT_AUTHORISED})
 class Registrar:
     """The part of a node's negotiation that keeps it registered."""
 
-    def __init__(self, party: NodeNegotiation, device_type: str) -> None:
+    def __init__(
+        self,
+        party: NodeNegotiation,
+        device_type: str,
+        push_token: str,
+        heartbeats: Heartbeats,
+    ) -> None:
         self._party = party
         self._device_type = device_type
+        self._push_token = push_token
         self.endpoints: tuple[Endpoint, ...] = ()
         self.own_addresses: frozenset[bytes] = frozenset()
         self.behind_nat = False
@@ -65,9 +74,17 @@ class Registrar:
         self._under_way = False
         self._silences = 0
         self._registered_at = float("-inf")
-        self._notification_server: bytes | None = None
-        self._service_attempt = 0
-        self._service_under_way = False
+        self._is_needed_again = False
+        """Something was to be told after the attempt under way had begun."""
+        self.service = NotificationService(
+            party,
+            device_type,
+            heartbeats,
+            network=lambda: self.endpoints[0].host if self.endpoints else "",
+            coordinator=lambda: self._coordinator,
+            on_change=self._keep_reachable,
+            on_need=self._register_for_service,
+        )
 
     # --- what the node asks ----------------------------------------------------------------
 
@@ -104,7 +121,7 @@ class Registrar:
 
     def is_notification_server(self, peer: bytes) -> bool:
         """Whether ``peer`` is the NS that our DC named."""
-        return peer == self._notification_server
+        return peer == self.service.server
 
     def lost(self) -> None:
         """The DC does not know us, or does not answer: register before anything else."""
@@ -118,17 +135,39 @@ class Registrar:
         if self._attempt:
             self._register("5.3")
 
-    def channel_established(self, public_key: bytes) -> None:
-        """A server's channel came up: if it restarted, it has to be told of us again."""
-        if public_key == self._notification_server:
-            if not self._service_under_way:
-                self._register_service("")
+    def channel_established(self, public_key: bytes, *, initiator: bool) -> None:
+        """A server's channel came up, by our handshake if ``initiator``.
+
+        If the DC restarted, it has to be told of us again. It calls us then; and when we call it,
+        with something to ask, it says NOT_REGISTERED. Only who has no NS registers in any case.
+        """
+        if public_key == self.service.server:
+            self.service.established(initiator=initiator)
         elif (
             public_key == self._coordinator
             and not self._under_way
+            and not (initiator and self.service.is_served)
             and self._party.now - self._registered_at > RECENT
         ):
             self._register("")
+
+    def certified(self) -> None:
+        """Our certificate is another one: the DC shows it to our peers, and has to have it."""
+        if self._under_way:
+            self._is_needed_again = True
+        elif self._registered.is_set:
+            self._register("")
+
+    def connection_failed(self, public_key: bytes) -> None:
+        """The connection to the NS broke, or could not be made."""
+        if public_key == self.service.server:
+            self.service.connection_failed()
+
+    def recalled(self, coordinator: bytes) -> None:
+        """The NS says that the DC began anew: it does not know us until we register."""
+        if coordinator == self._coordinator:
+            self.service.heard()
+            self.lost()
 
     # --- registration with the DC ------------------------------------------------------------
 
@@ -137,6 +176,7 @@ class Registrar:
         self._attempt += 1
         attempt = self._attempt
         self._under_way = True
+        self._is_needed_again = False
         self._party.call_off("register")
         self._party.start(
             self._registration(attempt, step), lambda _, error: self._ended(attempt, error)
@@ -151,18 +191,33 @@ class Registrar:
         key = self._meet(location)
         answer = yield from ask(  # Fig. 5 (3), (6)
             key,
-            RegistrationRequest(
-                party.enrolment.certificate,
-                addresses_of(self.endpoints),
-                self._device_type,
-                self._next_serial(),
-            ),
+            self._request(),
             RegistrationResponse,
             step,
             timeout=REGISTRATION_TIMEOUT,
         )
         if attempt == self._attempt:
             self._take(location, key, answer, step)
+
+    def _request(self) -> RegistrationRequest:
+        service = self.service
+        return RegistrationRequest(
+            self._party.enrolment.certificate,
+            # With a token they have to share a datagram.
+            addresses_of(self.endpoints[:4] if self._push_token else self.endpoints),
+            self._device_type,
+            self._next_serial(),
+            served_by=(service.server or b"") if service.is_connected else b"",
+            failed_server=service.failed_server or b"",
+            push_token=self._push_token,
+        )
+
+    def _register_for_service(self) -> None:
+        """Let the DC find us an NS."""
+        if self._under_way:
+            self._is_needed_again = True
+        elif self._coordinator is not None:
+            self._register("")
 
     def _next_serial(self) -> int:
         self._serial = max(self._serial + 1, int(self._party.wall_clock() * 1e6))
@@ -204,7 +259,8 @@ class Registrar:
             party.emit(Ready(party.role, party.fqdn))
         if answer.federation != party.enrolment.federation_version and answer.federation:
             party.start(self._ask_for_domains(key), what="list of domains")
-        self._serve_by(answer.servers, step)
+        serving = next((server for server in answer.servers if server.role == "ns"), None)
+        self.service.serve_by(serving, step)
         self._keep_reachable()
         self._registered_at = party.now
         if self._registered.value != key:  # another DC than before answered
@@ -225,7 +281,7 @@ class Registrar:
 
     def _keep_reachable(self) -> None:
         """Behind a NAT, and with no NS that wakes us, the channel to the DC has to stay open."""
-        needed = self.behind_nat and self._notification_server is None
+        needed = self.behind_nat and not self.service.is_served
         interval = NAT_KEEPALIVE_INTERVAL if needed else None
         contact = self._contact
         if contact is not None and contact.persistent_keepalive_interval != interval:
@@ -242,6 +298,8 @@ class Registrar:
             self._silences = 0
             self._backoff.reset()
             interval = self._assigned.interval * party.rng.uniform(0.8, 1.0)
+            if self._is_needed_again:
+                interval = FIRST_RETRY_INTERVAL
         else:
             assert error is not None
             fatal = isinstance(error, Refused) and error.code in _FATAL
@@ -254,70 +312,3 @@ class Registrar:
                 self._silences += SILENCES_BEFORE_ASKING_AS
             interval = self._backoff.next_interval()
         party.call_at("register", party.now + interval, lambda: self._register(""))
-
-    # --- notification service ----------------------------------------------------------------
-
-    def _serve_by(self, servers: tuple[ServerLocation, ...], step: str) -> None:
-        """Connect to the NS that the DC named, if that is another one or the network is."""
-        party = self._party
-        location = next((server for server in servers if server.role == "ns"), None)
-        before = self._notification_server
-        if location is None:
-            if before is not None:
-                self._notification_server = None
-                party.call_off("service")
-                party.emit(Forget(before))
-            return
-        certificate = party.verify(location.certificate, role="ns")
-        key = certificate.public_key
-        if key == before and step != "5.3":
-            return
-        if before is not None and key != before:
-            party.emit(Forget(before))
-        self._notification_server = key
-        party.introduce(key, "NS", certificate.fqdn)
-        if key != before:
-            party.emit(
-                Contact(
-                    key,
-                    tuple(address.endpoint() for address in location.endpoints),
-                    initiate=True,
-                    connection=True,
-                    role="ns",
-                    name=certificate.fqdn,
-                )
-            )
-        self._register_service("5.7" if step == "5.3" else "")
-
-    def _register_service(self, step: str) -> None:
-        key = self._notification_server
-        if key is None:
-            return
-        party = self._party
-        self._service_attempt += 1
-        attempt = self._service_attempt
-        self._service_under_way = True
-        party.call_off("service")
-
-        def ended(_: object, error: Exception | None) -> None:
-            if attempt != self._service_attempt:
-                return
-            self._service_under_way = False
-            if error is not None:
-                party.emit(Failed(error, "notification service"))
-                party.call_at(
-                    "service",
-                    party.now + SERVICE_RETRY_INTERVAL,
-                    lambda: self._register_service(""),
-                )
-
-        party.start(  # Fig. 5 (7), (8)
-            ask(
-                key,
-                ServiceRegistration(party.enrolment.certificate),
-                Ack,
-                step,
-                timeout=SERVICE_TIMEOUT,
-            ),
-            ended,
-        )

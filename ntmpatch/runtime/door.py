@@ -84,6 +84,10 @@ class NodeService(Protocol):
         """Move to these local addresses of the real network; OSError if it cannot."""
         ...
 
+    def wake(self, payload: bytes) -> None:
+        """Take a notification that came by another way than a connection; OSError if it is none."""
+        ...
+
 
 class Door:
     """Serves control connections; made, opened and closed in the node's thread."""
@@ -119,6 +123,7 @@ class Door:
             local.Status: self._status,
             local.Trace: self._trace,
             local.Rebind: self._rebind,
+            local.Wake: self._wake,
         }
 
     # ------------------------------------------------------------------------- opening, closing
@@ -269,6 +274,10 @@ class Door:
 
     def _rebind(self, request: local.Rebind, _fds: list[int]) -> local.Record:
         self._service.rebind(request.addresses)
+        return local.Done()
+
+    def _wake(self, request: local.Wake, _fds: list[int]) -> local.Record:
+        self._service.wake(request.payload)
         return local.Done()
 
 

@@ -151,6 +151,10 @@ class Node:
         self.peers.rebind(binds)
         self.flush()
 
+    def wake(self, payload: bytes) -> None:
+        """The coordinator wants this node, as was told by another way than a connection."""
+        self.peers.wake(payload)
+
     def status(self) -> dict[str, object]:
         """Facts for people and monitors."""
         now = time.monotonic()

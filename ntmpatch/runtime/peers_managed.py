@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import random
@@ -82,6 +83,7 @@ class ManagedPeers:
             on_packets=packets.receive,
             on_event=self._tunnel_event,
             before_wait=packets.flush,
+            on_link_failed=self._link_failed,
             gso=settings.offload,
         )
         self.carrier: Carrier = self._station.carrier
@@ -93,6 +95,9 @@ class ManagedPeers:
             public_key,
             token=settings.token,
             state=settings.enrolment,
+            device_type=settings.device_type,
+            push_token=settings.push_token,
+            heartbeat_interval=settings.heartbeat_interval,
             now=time.monotonic(),
             rng=random.Random(os.urandom(16)),
             wall_clock=time.time,
@@ -199,6 +204,12 @@ class ManagedPeers:
         for public_key in list(self.carrier.tunnel.peers):
             self._packets.path_changed(public_key, now)
 
+    def wake(self, payload: bytes) -> None:
+        """Fig. 3 (10) by another way than a connection; OSError EINVAL if it is not for us."""
+        if not self._negotiation.woken(payload, time.monotonic()):
+            raise OSError(errno.EINVAL, "not a notification of this node's coordinator")
+        self.carrier.wake()
+
     def describe(self, now: float) -> list[dict[str, object]]:
         """The peers for status output."""
         return [
@@ -217,11 +228,14 @@ class ManagedPeers:
         key = event.peer.public_key
         if isinstance(event, Established):
             self._steps.shaken_hands(event, now)
-            self._negotiation.tunnel_established(key, now)
+            self._negotiation.tunnel_established(key, now, initiator=event.initiator)
         elif isinstance(event, Expired):
             self._negotiation.tunnel_expired(key, now)
         elif isinstance(event, EndpointChanged):
             self._packets.path_changed(key, now)
+
+    def _link_failed(self, public_key: bytes, now: float) -> None:
+        self._negotiation.connection_failed(public_key, now)
 
     def _save(self, enrolment: bytes) -> None:
         self._settings.state.write(ENROLMENT, enrolment)

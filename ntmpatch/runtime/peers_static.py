@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import ipaddress
 import os
 import random
@@ -115,6 +116,10 @@ class StaticPeers:
         now = time.monotonic()
         for peer in self._static.peers:
             self._packets.path_changed(peer.public_key, now)
+
+    def wake(self, _payload: bytes) -> None:
+        """No coordinator wants us."""
+        raise OSError(errno.EOPNOTSUPP, "a node with static peers has no coordinator")
 
     def describe(self, now: float) -> list[dict[str, object]]:
         """The peers for status output."""

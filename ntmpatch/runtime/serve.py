@@ -21,13 +21,16 @@ from ntmpatch.base.errors import ConfigError, NtmpatchError, RefusedError
 from ntmpatch.crypto.token import parse_token
 from ntmpatch.runtime.accounts import Accounts, serve_state, server_database
 from ntmpatch.runtime.batching import GroupedEngine
+from ntmpatch.runtime.devices import device_types
 from ntmpatch.runtime.dns import DnsService, make_name_server
 from ntmpatch.runtime.drop_reports import DropReports
 from ntmpatch.runtime.finder import make_finder
+from ntmpatch.runtime.limits import raise_descriptor_limit
+from ntmpatch.runtime.links import NotificationLinks
 from ntmpatch.runtime.logs import log_event
 from ntmpatch.runtime.places import dns_binds, metrics_bind, place_of, section_of
 from ntmpatch.runtime.reloading import relay_limits, reload
-from ntmpatch.runtime.servers import NotificationLinks, RelayForwarding, ServerStation
+from ntmpatch.runtime.servers import RelayForwarding, ServerStation
 from ntmpatch.runtime.settings import read_token
 from ntmpatch.runtime.shutdown import drain
 from ntmpatch.runtime.store import SqlAccountStore
@@ -74,6 +77,7 @@ class Servers:
         self._trace = TraceWriter()
         self._engines: dict[str, GroupedEngine] = {}
         self._closers: dict[str, list[Callable[[], None]]] = {role: [] for role in ("", *roles)}
+        self._max_connections = 0
 
     def open(self) -> None:
         """Open all ports and begin; OSError if one is taken, ConfigError if a token is missing."""
@@ -92,7 +96,7 @@ class Servers:
         makers: dict[str, Callable[..., Party]] = {
             "as": self._make_account_server,
             "dc": self._make_direction_server,
-            "ns": self._make_enrolled("ns", NotificationServer),
+            "ns": self._make_notification_server,
             "rs": self._make_enrolled("rs", RelayServer, limits=relay_limits(self.config)),
         }
         binds = self.places[role].binds
@@ -116,7 +120,13 @@ class Servers:
             forwarding.station = station.station
         if role == "ns":
             for bind in binds:
-                self._closers[role].append(NotificationLinks(bind, station.station).close)
+                links = NotificationLinks(
+                    bind,
+                    station.station,
+                    limit=self._max_connections,
+                    limit_per_host=self.config.ns.max_connections_per_address,
+                )
+                self._closers[role].append(links.close)
 
     def _open_metrics(self) -> None:
         bind = metrics_bind(self.config)
@@ -174,6 +184,17 @@ class Servers:
                 lookups=limits.lookups_per_coordinator,
             ),
             **self._enrolled("dc"),
+            **common,
+        )
+
+    def _make_notification_server(self, public_key: bytes, **common: Any) -> Party:
+        self._max_connections = raise_descriptor_limit()
+        section = self.config.ns
+        return NotificationServer(
+            public_key,
+            device_types=device_types(section.devices),
+            capacity=min(section.max_nodes, self._max_connections),
+            **self._enrolled("ns"),
             **common,
         )
 

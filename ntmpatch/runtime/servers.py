@@ -12,7 +12,6 @@ import gevent.event
 
 from ntmpatch.base.drops import DropCounter
 from ntmpatch.runtime.station import Station
-from ntmpatch.runtime.streams import StreamListener, TunnelStream
 from ntmpatch.signalling.effects import Failed, Persist, Ready
 from ntmpatch.wire.relay import FRAME_DATA, RELAY_BYTE, RELAY_HEADER_SIZE
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ntmpatch.base.addresses import Endpoint
-    from ntmpatch.packet.tunnel.peer import Peer
-    from ntmpatch.runtime.carrier import Path
     from ntmpatch.runtime.trace import TraceWriter
     from ntmpatch.signalling.effects import Effect
     from ntmpatch.signalling.party import Party
@@ -147,27 +144,3 @@ class RelayForwarding:
             if answer is not None:
                 station.carrier.send_datagram(answer, source)
         return True
-
-
-class NotificationLinks:
-    """The TCP port of a notification server: connections that carry its tunnel's messages."""
-
-    def __init__(self, bind: Endpoint, station: Station) -> None:
-        self._station = station
-        self._listener = StreamListener(bind, on_message=self._message, on_closed=self._closed)
-        self.local = self._listener.local
-
-    def close(self) -> None:
-        """Close the port and the connections."""
-        self._listener.close()
-
-    def _message(self, stream: TunnelStream, message: memoryview) -> None:
-        self._station.carrier.receive(message, len(message), stream)
-        self._station.carrier.wake()
-
-    def _closed(self, stream: TunnelStream) -> None:
-        party: Any = self._station.party
-        peers: list[Peer[Path]] = list(self._station.tunnel.peers.values())
-        for peer in peers:
-            if peer.endpoint is stream:
-                party.disconnected(peer.public_key, time.monotonic())

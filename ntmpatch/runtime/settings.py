@@ -68,6 +68,9 @@ class NodeSettings:
     offload: bool
     timers: Timers
     policy: Policy
+    device_type: str = "tcp"
+    push_token: str = ""
+    heartbeat_interval: float = 45.0
 
     @property
     def has_identity(self) -> bool:
@@ -135,6 +138,9 @@ def load_settings(
             keepalive_timeout=parsed.timers.keepalive,
         ),
         policy=policy_of(parsed.policy),
+        device_type=node.device,
+        push_token=node.push_token,
+        heartbeat_interval=node.heartbeat,
     )
 
 

@@ -12,19 +12,30 @@ import os
 import random
 import time
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gevent
 
-from ntmpatch.base.backoff import Backoff
-from ntmpatch.packet.tunnel.tunnel import Admitted, Established, Tunnel
+from ntmpatch.packet.tunnel.tunnel import Admitted, EndpointChanged, Established, Tunnel
 from ntmpatch.runtime.carrier import Carrier, Path, RelayedEndpoint
 from ntmpatch.runtime.interfaces import is_routable
 from ntmpatch.runtime.jobs import Jobs
 from ntmpatch.runtime.keylog import key_log
+from ntmpatch.runtime.links import NodeLink
 from ntmpatch.runtime.logs import log_event
-from ntmpatch.runtime.streams import TunnelStream, connect_stream
-from ntmpatch.signalling.effects import Contact, Effect, Failed, Forget, Noted, Traced, Work
+from ntmpatch.runtime.streams import TunnelStream
+from ntmpatch.signalling.effects import (
+    CheckConnection,
+    Contact,
+    Effect,
+    Failed,
+    Forget,
+    KeepAlive,
+    Noted,
+    Reconnect,
+    Traced,
+    Work,
+)
 from ntmpatch.wire.relay import bind_frame, data_header
 
 if TYPE_CHECKING:
@@ -69,6 +80,7 @@ class Station:
         before_wait: Callable[[float], float | None] | None = None,
         on_datagram: Callable[[memoryview, int, Endpoint], bool] | None = None,
         group: Callable[[], AbstractContextManager[None]] = nullcontext,
+        on_link_failed: Callable[[bytes, float], None] | None = None,
         gso: bool = True,
         drops: DropCounter | None = None,
     ) -> None:
@@ -97,7 +109,8 @@ class Station:
         self._on_effect = on_effect
         self._on_event = on_event
         self._above = before_wait
-        self._links: dict[bytes, _Link] = {}
+        self._on_link_failed = on_link_failed
+        self._links: dict[bytes, NodeLink] = {}
         self._relays: dict[bytes, _RelayBinding] = {}
         self._contacts: dict[bytes, Contact] = {}
         self._jobs = Jobs(self._worked, group)
@@ -133,7 +146,6 @@ class Station:
     def _control(self, peer: Peer[Path], payload: memoryview, path: Path, now: float) -> None:
         source: Endpoint | None
         if isinstance(path, TunnelStream):
-            path.authenticated = True
             source = path.remote()
         elif isinstance(path, RelayedEndpoint):
             source = None
@@ -142,14 +154,22 @@ class Station:
         self.party.receive(peer.public_key, bytes(payload), now, source)
 
     def _event(self, event: TunnelEvent, now: float) -> None:
-        if isinstance(event, Established):
-            link = self._links.get(event.peer.public_key)
-            if link is not None:
-                link.succeeded()
+        if isinstance(event, Established | EndpointChanged):
+            self._met_at(event, event.peer)
         elif isinstance(event, Admitted):
             self.party.admitted(event.peer.public_key, now)
         if self._on_event is not None:
             self._on_event(event, now)
+
+    def _met_at(self, event: TunnelEvent, peer: Peer[Path]) -> None:
+        """A peer has shown that it is at its endpoint, and no more at the one before."""
+        if isinstance(event, EndpointChanged) and isinstance(event.old, TunnelStream):
+            event.old.close()
+        if isinstance(peer.endpoint, TunnelStream):
+            peer.endpoint.claim(peer.public_key)
+        link = self._links.get(peer.public_key)
+        if link is not None and isinstance(event, Established):
+            link.established()
 
     def _run(self, now: float) -> float | None:
         party = self.party
@@ -180,6 +200,17 @@ class Station:
             case Contact():
                 self._meet(effect, now)
                 self._on_effect(effect, now)
+            case Reconnect():
+                link = self._links.get(effect.public_key)
+                if link is not None:
+                    link.reconnect()
+            case CheckConnection():
+                link = self._links.get(effect.public_key)
+                effect.answer(None if link is None else link.segments_received(), now)
+            case KeepAlive():
+                peer = self.tunnel.peers.get(effect.public_key)
+                if peer is not None and isinstance(peer.endpoint, TunnelStream):
+                    peer.endpoint.keep_alive(effect.interval)
             case Forget():
                 self._part(effect.public_key)
                 self._on_effect(effect, now)
@@ -228,7 +259,9 @@ class Station:
             if link is None or link.endpoints != contact.endpoints:
                 if link is not None:
                     link.close()
-                self._links[contact.public_key] = _Link(self, peer, contact.endpoints)
+                self._links[contact.public_key] = NodeLink(
+                    self, peer, contact.endpoints, lambda: self._link_failed(contact.public_key)
+                )
         elif contact.initiate:
             peer.initiate(now)
 
@@ -248,13 +281,22 @@ class Station:
             return binding.path
         return self._reachable(contact.endpoints)
 
+    def _link_failed(self, public_key: bytes) -> None:
+        if self._on_link_failed is not None:
+            self._on_link_failed(public_key, time.monotonic())
+            self.carrier.wake()
+
     def _reachable(self, endpoints: Sequence[Endpoint]) -> Endpoint | None:
+        return next(iter(self.reachable(endpoints)), None)
+
+    def reachable(self, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
+        """Those of ``endpoints`` that are of a family which we have a port for."""
         families = {local.is_ipv6 for local in self.carrier.local_endpoints}
         candidates = [end for end in endpoints if end.is_ipv6 in families]
         if len({end.is_ipv6 for end in candidates}) > 1:
             # A port of a family is bound even where this machine has no way into that network.
             candidates = [end for end in candidates if is_routable(end)] or candidates
-        return candidates[0] if candidates else None
+        return candidates
 
     def _part(self, public_key: bytes) -> None:
         self._contacts.pop(public_key, None)
@@ -268,76 +310,6 @@ class Station:
         self.tunnel.remove_peer(public_key)
         if peer is not None and isinstance(peer.endpoint, TunnelStream):
             peer.endpoint.close()
-
-
-class _Link:
-    """The TCP connection to a notification server, made again whenever it breaks."""
-
-    def __init__(self, station: Station, peer: Peer[Path], endpoints: tuple[Endpoint, ...]) -> None:
-        self.endpoints = endpoints
-        self._station = station
-        self._peer = peer
-        self._backoff = Backoff(initial=0.5, maximum=30.0, rng=station.rng)
-        self._stream: TunnelStream | None = None
-        self._waiting: Any = None
-        self._closed = False
-        self._connect()
-
-    def succeeded(self) -> None:
-        self._backoff.reset()
-
-    def reconnect(self) -> None:
-        stream = self._stream
-        if stream is not None:
-            self._stream = None
-            stream.close()
-        self._connect()
-
-    def close(self) -> None:
-        self._closed = True
-        if self._waiting is not None:
-            self._waiting.kill(block=False)
-        if self._stream is not None:
-            self._stream.close()
-
-    def _connect(self) -> None:
-        self._waiting = None
-        station = self._station
-        remote = station._reachable(self.endpoints)
-        if self._closed or remote is None:
-            return
-        local = next(
-            (
-                end
-                for end in station.carrier.local_endpoints
-                if end.is_ipv6 == remote.is_ipv6 and end.host not in ("0.0.0.0", "::")
-            ),
-            None,
-        )
-        self._stream = connect_stream(
-            remote, on_message=self._message, on_closed=self._broken, source=local
-        )
-        if self._stream is None:
-            self._retry()
-            return
-        # A session of the connection before would be known to the far end by the old stream only:
-        # the handshake moves it here, and tells it that we are back.
-        self._peer.endpoint = self._stream
-        self._peer.restart_handshake(time.monotonic())
-        station.carrier.wake()
-
-    def _message(self, stream: TunnelStream, message: memoryview) -> None:
-        self._station.carrier.receive(message, len(message), stream)
-        self._station.carrier.wake()
-
-    def _broken(self, stream: TunnelStream) -> None:
-        if stream is self._stream:
-            self._stream = None
-            self._retry()
-
-    def _retry(self) -> None:
-        if not self._closed and self._waiting is None:
-            self._waiting = gevent.spawn_later(self._backoff.next_interval(), self._connect)
 
 
 class _RelayBinding:

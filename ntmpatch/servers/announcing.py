@@ -98,6 +98,8 @@ class AnnouncingServer(EnrolledParty):
         self.start(process, told)
 
     # --- announcing --------------------------------------------------------------------
+    def announced(self, coordinator: bytes, answer: AnnouncementResponse) -> None:
+        """A coordinator has heard our announcement."""
 
     def _ended(self, _: object, error: Exception | None) -> None:
         if error is not None:
@@ -127,6 +129,7 @@ class AnnouncingServer(EnrolledParty):
                     self._meet(location)
                 else:
                     interval = max(answer.interval, RETRY_INTERVAL)
+                    self.announced(key, answer)
                     self._report_ready()
             silences = 0 if interval else silences + 1
             yield from sleep(interval or RETRY_INTERVAL)

@@ -62,6 +62,32 @@ class Contact:
 
 
 @dataclass(slots=True, frozen=True)
+class Reconnect:
+    """The connection to this peer carries nothing any more: make another one."""
+
+    public_key: bytes
+
+
+@dataclass(slots=True, frozen=True)
+class CheckConnection:
+    """Tell how many segments the kernel has received on the connection to this peer, probes too.
+
+    ``answer(segments, now)``; None if it is not connected.
+    """
+
+    public_key: bytes
+    answer: Callable[[int | None, float], None]
+
+
+@dataclass(slots=True, frozen=True)
+class KeepAlive:
+    """Have the kernel probe this peer's connection whenever it is silent for so many seconds."""
+
+    public_key: bytes
+    interval: float
+
+
+@dataclass(slots=True, frozen=True)
 class Forget:
     """Remove this peer from the tunnel; no more is expected from it."""
 
@@ -162,6 +188,9 @@ class Traced:
 Effect: TypeAlias = (
     Work
     | Contact
+    | Reconnect
+    | CheckConnection
+    | KeepAlive
     | Forget
     | Assigned
     | Resolved

@@ -28,6 +28,8 @@ Seconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e9)]
 VirtualAddress: TypeAlias = Annotated[bytes, Meta(max_length=16)]
 """A packed IPv4 (4) or IPv6 (16 bytes) address; empty: none of that family."""
 Word: TypeAlias = Annotated[str, Meta(max_length=32)]
+PushToken: TypeAlias = Annotated[str, Meta(max_length=256, pattern=r"^[A-Za-z0-9_.:~=-]*$")]
+"""An address within a push gateway, as the gateway gave it to the device; no URL, no path."""
 Host: TypeAlias = Annotated[str, Meta(min_length=2, max_length=64)]
 
 
@@ -200,9 +202,16 @@ class RegistrationRequest(Message, frozen=True, array_like=True, tag=20):
     certificate: CertificateBytes
     local_endpoints: Addresses = ()
     device_type: Word = "tcp"
-    """How an NS wakes the node: ``tcp``, or ``none`` for a node that has no NS connection."""
+    """How an NS wakes the node: ``tcp`` by its connection, ``none`` not at all, others by a way
+    that the NS knows by this name."""
     serial: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """Microseconds since 1970, growing: of two that overtook each other the later one counts."""
+    served_by: OptionalKey = b""
+    """The NS that can wake the node now; empty: none can."""
+    failed_server: OptionalKey = b""
+    """An NS that the node could not connect to: another one, please."""
+    push_token: PushToken = ""
+    """For other ways than ``tcp``."""
 
 
 class RegistrationResponse(Message, frozen=True, array_like=True, tag=21):
@@ -239,6 +248,8 @@ class AnnouncementResponse(Message, frozen=True, array_like=True, tag=24):
     """DC → NS, RS: announce again after ``interval`` seconds."""
 
     interval: Seconds
+    instance: Annotated[bytes, Meta(max_length=8)] = b""
+    """Another one at each start of the DC, which then knows no node's location any more."""
 
 
 # --- Fig. 3: tunnel creation ---------------------------------------------------------------
@@ -389,12 +400,17 @@ class ServiceRequest(Message, frozen=True, array_like=True, tag=40):
     fqdn: Name
     device_type: Word = "tcp"
     lifetime: Seconds = 3600.0
+    push_token: PushToken = ""
 
 
 class ServiceRegistration(Message, frozen=True, array_like=True, tag=41):
     """MN → NS_MN (5.7), over the connection on which notifications shall come."""
 
     certificate: CertificateBytes
+    coordinator: OptionalKey = b""
+    """The node's DC, for whose notifications it waits."""
+    heartbeat_interval: Seconds = 45.0
+    """Seconds of silence after which the NS is to probe the connection."""
 
 
 class RelayRequest(Message, frozen=True, array_like=True, tag=42):
@@ -417,6 +433,12 @@ class RelayGrant(Message, frozen=True, array_like=True, tag=43):
     ]
     endpoints: Addresses
     lifetime: Seconds
+
+
+class Recall(Message, frozen=True, array_like=True, tag=44):
+    """NS → node: this coordinator began anew; register with it again, if it is yours."""
+
+    coordinator: PublicKey
 
 
 # --- following a set-up ------------------------------------------------------------------------
@@ -483,6 +505,7 @@ AnyMessage: TypeAlias = (
     | ServiceRegistration
     | RelayRequest
     | RelayGrant
+    | Recall
     | FederationRequest
     | FederationResponse
     | TraceRequest

@@ -195,6 +195,15 @@ class Rebind(Record, frozen=True):
     addresses: tuple[str, ...]
 
 
+class Wake(Record, frozen=True):
+    """The coordinator wants the node, as came by a push gateway: ``Done``.
+
+    ``payload`` is what the NS had delivered; empty if that is not known.
+    """
+
+    payload: bytes
+
+
 # ------------------------------------------------------------------------------------ replies
 
 
@@ -317,6 +326,7 @@ AnyRequest: TypeAlias = (
     | Status
     | Trace
     | Rebind
+    | Wake
 )
 AnyReply: TypeAlias = (
     Welcome

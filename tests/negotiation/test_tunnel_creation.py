@@ -195,7 +195,7 @@ def test_a_node_without_notification_service_is_directed_without_it() -> None:
 def test_a_dead_notification_server_is_left_and_replaced() -> None:
     domain = Domain(9)
     a, b = two_nodes(domain)
-    domain.notification_server.up = False
+    domain.network.kill(domain.notification_server)
     assert isinstance(domain.resolve(a, "b"), Resolved)  # (12) reaches the node anyway
     again = domain.start_notification_server()
     assert domain.network.run(

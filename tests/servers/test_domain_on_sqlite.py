@@ -35,7 +35,9 @@ def test_a_domain_comes_up_and_comes_back_with_what_it_stored(tmp_path: Path) ->
     domain.account_server = domain.start_account_server()
     domain.start_servers()
     a = domain.start_node("a", Endpoint("198.51.100.1", 1000))
-    b = domain.start_node("b", Endpoint("10.0.0.2", 1000), nat=Endpoint("203.0.113.2", 4444))
+    b = domain.start_node(
+        "b", Endpoint("10.0.0.2", 1000), nat=Endpoint("203.0.113.2", 4444), device_type="none"
+    )
     domain.register(a, b)
     first = domain.resolve(a, "b")
     assert isinstance(first, Resolved)

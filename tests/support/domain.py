@@ -142,13 +142,17 @@ class Domain:
             store=self.locations,
         )
 
-    def start_notification_server(self, label: str = "ns", host: int = 3) -> Seat:
+    def start_notification_server(
+        self, label: str = "ns", host: int = 3, *, key: bytes | None = None, **settings: Any
+    ) -> Seat:
+        """An NS; the same one again if ``key`` is one's."""
         return self._start(
             NotificationServer,
-            self.new_key(),
+            key or self.new_key(),
             f"{label}.{self.name}",
             "ns",
             self.endpoint(host),
+            **settings,
         )
 
     def start_relay_server(self, label: str = "rs", host: int = 4) -> Seat:
@@ -209,12 +213,12 @@ class Domain:
         nat: Endpoint | None = None,
         key: bytes | None = None,
         token: Ticket | None = None,
-        device_type: str = "tcp",
+        **settings: Any,
     ) -> Seat:
         """A node that begins to enrol; behind a NAT if it is seen at ``nat``."""
         key = self.new_key() if key is None else key
         identity = {"token": token} if token else self.identity(key, f"{label}.{self.name}", "node")
-        party = NodeNegotiation(key, device_type=device_type, **identity, **self.network.settings())
+        party = NodeNegotiation(key, **settings, **identity, **self.network.settings())
         party.begin((endpoint,), self.network.now)
         return self.network.seat(party, endpoint, nat)
 

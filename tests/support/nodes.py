@@ -110,6 +110,9 @@ class Service:
     def status(self):
         return {"fqdn": self.fqdn}
 
+    def wake(self, _payload):
+        raise NotImplementedError
+
     def rebind(self, addresses):
         self.rebound = addresses
 

@@ -13,7 +13,16 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ntmpatch.signalling.effects import Contact, Effect, Forget, Traced, Work
+from ntmpatch.signalling.effects import (
+    CheckConnection,
+    Contact,
+    Effect,
+    Forget,
+    KeepAlive,
+    Reconnect,
+    Traced,
+    Work,
+)
 from ntmpatch.wire.control import decode_untrusted
 
 if TYPE_CHECKING:
@@ -23,6 +32,8 @@ if TYPE_CHECKING:
     from ntmpatch.signalling.party import Party
     from ntmpatch.wire.control import Envelope
 
+CONNECT_RETRIES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Seconds between tries to connect to an NS; the last again and again, as runtime/links.py does."""
 HANDSHAKE_RETRIES = (0.0, 0.1, 0.2, 0.4, 0.8, *(5.0,) * 17)
 EPOCH = 1_800_000_000.0
 
@@ -51,6 +62,16 @@ class Seat:
     """Peers that this party's NAT lets in: it has sent to them."""
     effects: list[Effect] = field(default_factory=list)
     up: bool = True
+    nat_timeout: float = float("inf")
+    """Seconds of silence after which the NAT forgets a connection."""
+    segments: int = 0
+    """What the kernel counts on the connection to the NS; every look finds the probes of since."""
+    probe_intervals: dict[bytes, float] = field(default_factory=dict)
+    """Of an NS: how often its kernel probes a node's connection."""
+    tries: int = 0
+    failures: int = 0
+    unreachable: set[bytes] = field(default_factory=set)
+    """Nodes whose network has no way to this NS."""
 
     @property
     def seen(self) -> Endpoint:
@@ -141,6 +162,16 @@ class VirtualNetwork:
             self.at(
                 self.now + self.rng.uniform(0.0, self.job_delay), lambda: self._work(seat, effect)
             )
+        elif isinstance(effect, Contact) and effect.connection:
+            seat.contacts[effect.public_key] = effect
+            self._connect(seat, effect.public_key)
+        elif isinstance(effect, Reconnect):
+            seat.channels.pop(effect.public_key, None)
+            self._connect(seat, effect.public_key)
+        elif isinstance(effect, KeepAlive):
+            seat.probe_intervals[effect.public_key] = effect.interval
+        elif isinstance(effect, CheckConnection):
+            self._check(seat, effect)
         elif isinstance(effect, Contact):
             before = seat.contacts.get(effect.public_key)
             seat.contacts[effect.public_key] = effect
@@ -149,8 +180,10 @@ class VirtualNetwork:
             if effect.initiate:
                 self._call(seat, effect.public_key, 0)
         elif isinstance(effect, Forget):
-            seat.contacts.pop(effect.public_key, None)
-            seat.channels.pop(effect.public_key, None)
+            contact = seat.contacts.pop(effect.public_key, None)
+            channel = seat.channels.pop(effect.public_key, None)
+            if contact is not None and contact.connection and channel is not None:
+                self._disconnect(self.seats[effect.public_key], seat.party.public_key)
         elif isinstance(effect, Traced):
             self.trace.append(effect)
 
@@ -161,6 +194,68 @@ class VirtualNetwork:
             outcome = error
         if seat.up:
             seat.party.complete(job, outcome, self.now)
+
+    # --- connections ---------------------------------------------------------------------
+
+    def kill(self, seat: Seat) -> None:
+        """A process ends; the kernel tells those that were connected to it."""
+        seat.up = False
+        key = seat.party.public_key
+        for other in list(self.seats.values()):
+            contact = other.contacts.get(key)
+            if contact is not None and contact.connection:
+                other.channels.pop(key, None)
+                self._connection_failed(other, key)
+
+    def _connect(self, seat: Seat, peer: bytes) -> None:
+        """A connection and the handshake on it; again until it succeeds."""
+        seat.tries += 1
+        tries = seat.tries
+
+        def attempt() -> None:
+            if tries != seat.tries or not seat.up or peer not in seat.contacts:
+                return
+            far = self.seats.get(peer)
+            if far is None or not far.up or seat.party.public_key in far.unreachable:
+                self._connection_failed(seat, peer)
+                return
+            if not self._handshaken(seat, far, seat.contacts[peer]):
+                self._connection_failed(seat, peer)
+                return
+            seat.failures = 0
+
+        self.at(self.now + 2.0 * self.rng.uniform(*self.delays), attempt)
+
+    def _disconnect(self, server: Seat, peer: bytes) -> None:
+        """The far end of a connection learns of its end."""
+        if server.up:
+            server.channels.pop(peer, None)
+            server.party.disconnected(peer, self.now)  # type: ignore[attr-defined]  # it is an NS
+
+    def _connection_failed(self, seat: Seat, peer: bytes) -> None:
+        pause = CONNECT_RETRIES[min(seat.failures, len(CONNECT_RETRIES) - 1)]
+        seat.failures += 1
+        seat.tries += 1
+        tries = seat.tries
+        seat.party.connection_failed(peer, self.now)  # type: ignore[attr-defined]  # it is a node's
+
+        def again() -> None:
+            if tries == seat.tries and peer in seat.contacts:
+                self._connect(seat, peer)
+
+        self.at(self.now + pause * self.rng.uniform(0.75, 1.0), again)
+
+    def _check(self, seat: Seat, effect: CheckConnection) -> None:
+        """Whether the NS's probes came through depends on the NAT's memory."""
+        far = self.seats.get(effect.public_key)
+        key = seat.party.public_key
+        connected = effect.public_key in seat.channels
+        if far is not None and far.up and connected:
+            if far.probe_intervals.get(key, 0.0) <= seat.nat_timeout:
+                seat.segments += 1
+            else:
+                far.channels.pop(key, None)  # nothing of it arrives any more
+        effect.answer(seat.segments if connected else None, self.now)
 
     # --- channels ------------------------------------------------------------------------
 
@@ -177,26 +272,32 @@ class VirtualNetwork:
             return
         seat.opened.add(peer)
         far = self.seats.get(peer)
-        if far is None or not far.up or not self._passes(seat, far, contact):
+        if (
+            far is None
+            or not far.up
+            or not self._passes(seat, far, contact)
+            or not self._handshaken(seat, far, contact)
+        ):
             self._call(seat, peer, attempt + 1)
-            return
-        key = seat.party.public_key
+
+    def _handshaken(self, seat: Seat, far: Seat, contact: Contact) -> bool:
+        """The far end lets us in, and there is a channel."""
+        key, peer = seat.party.public_key, far.party.public_key
         known = far.contacts.get(key)
         if known is None:
             if not far.party.admit(key, self.now):
-                self._call(seat, peer, attempt + 1)
-                return
+                return False
             far.contacts[key] = known = Contact(key)
             far.party.admitted(key, self.now)
         if known.preshared_key != contact.preshared_key:
-            self._call(seat, peer, attempt + 1)
-            return
+            return False
         far.opened.add(key)
         seat.channels[peer] = far.channels[key] = next(self._counter)
         for one, other in ((seat, peer), (far, key)):
             established = getattr(one.party, "tunnel_established", None)
             if established is not None:
-                established(other, self.now)
+                established(other, self.now, initiator=one is seat)
+        return True
 
     def _passes(self, seat: Seat, far: Seat, contact: Contact) -> bool:
         if contact.relay is not None:

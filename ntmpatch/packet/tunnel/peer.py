@@ -10,7 +10,6 @@ answers arrives, its session works.
 from __future__ import annotations
 
 import enum
-from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ntmpatch.base.drops import Drop
@@ -49,7 +48,36 @@ class Alarm(enum.IntEnum):
 
 
 class Peer(Generic[E]):
-    """One far end. ``endpoint`` is where it was last authenticated from, or was said to be."""
+    """One far end. ``endpoint`` is where it was last authenticated from, or was said to be.
+
+    A server has one for each node, mostly idle: hence slots, and lists, which are smaller than
+    deques where they are empty, and never long.
+    """
+
+    __slots__ = (
+        "_attempts",
+        "_call_ends_at",
+        "_calls",
+        "_confirmations",
+        "_is_calling",
+        "_persistent_keepalive_interval",
+        "_retired",
+        "_staged",
+        "_tunnel",
+        "_tx_bytes",
+        "_unconfirmed",
+        "cookies",
+        "current",
+        "endpoint",
+        "first_retries",
+        "last_handshake_at",
+        "last_initiation_at",
+        "last_timestamp",
+        "preshared_key",
+        "public_key",
+        "roams",
+        "rx_bytes",
+    )
 
     def __init__(
         self,
@@ -76,16 +104,16 @@ class Peer(Generic[E]):
         self.last_handshake_at: float | None = None
         self.rx_bytes = 0
         """Bytes of authentic datagrams."""
-        self._retired: deque[Session] = deque()
+        self._retired: list[Session] = []
         """Sessions before the current one: they receive only. Newest last."""
-        self._unconfirmed: deque[Session] = deque()
+        self._unconfirmed: list[Session] = []
         """Sessions that we made as responder and have not heard used yet. Newest last."""
         self._calls: dict[int, Initiator] = {}
         """Our initiations that may still be answered, by receiver index. Newest last."""
         self._is_calling = False
         self._call_ends_at = 0.0
         self._attempts = 0
-        self._staged: deque[bytes] = deque()
+        self._staged: list[bytes] = []
         self._confirmations = 0
         self._tx_bytes = 0
         self._persistent_keepalive_interval = persistent_keepalive_interval
@@ -132,7 +160,7 @@ class Peer(Generic[E]):
         """Seal one inner packet and queue it, or keep it until there is a session."""
         session = self.session(now)
         if len(self._staged) >= MAX_STAGED:
-            self._staged.popleft()
+            self._staged.pop(0)
             self._tunnel.drops.drop(Drop.TUNNEL_STAGED_OVERFLOW)
         self._staged.append(plaintext)
         if session is not None and self.endpoint is not None:
@@ -157,7 +185,7 @@ class Peer(Generic[E]):
 
     def _send_staged(self, session: Session, now: float) -> None:
         while self._staged:
-            self._seal(session, self._staged.popleft())
+            self._seal(session, self._staged.pop(0))
         self.note_sent(now)
 
     def _seal(self, session: Session, plaintext: bytes) -> None:
@@ -270,7 +298,7 @@ class Peer(Generic[E]):
     def offer(self, session: Session) -> None:
         """``session`` is ours as responder: unconfirmed until a packet of it arrives."""
         if len(self._unconfirmed) >= MAX_UNCONFIRMED:
-            self._tunnel.release_session(self._unconfirmed.popleft())
+            self._tunnel.release_session(self._unconfirmed.pop(0))
         self._unconfirmed.append(session)
 
     def established(self, session: Session, now: float) -> None:
@@ -280,7 +308,7 @@ class Peer(Generic[E]):
         so each is initiator of what it sends with, and renews it in time.
         """
         while self._unconfirmed:
-            self._retire(self._unconfirmed.popleft())
+            self._retire(self._unconfirmed.pop(0))
         self._begin(session, now)
         if self._staged:
             self._send_staged(session, now)
@@ -301,7 +329,7 @@ class Peer(Generic[E]):
             self._tunnel.timers.arm((self, Alarm.CONFIRM), now + interval)
 
     def _confirm(self, session: Session, now: float) -> None:
-        while (earlier := self._unconfirmed.popleft()) is not session:
+        while (earlier := self._unconfirmed.pop(0)) is not session:
             self._retire(earlier)
         self._begin(session, now)
         if self._staged:
@@ -323,7 +351,7 @@ class Peer(Generic[E]):
 
     def _retire(self, session: Session) -> None:
         if len(self._retired) >= MAX_RETIRED:
-            self._release(self._retired.popleft())
+            self._release(self._retired.pop(0))
         self._retired.append(session)
 
     def _release(self, session: Session) -> None:

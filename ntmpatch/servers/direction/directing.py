@@ -15,6 +15,7 @@ from ntmpatch.base.addresses import Endpoint, normalise_fqdn
 from ntmpatch.base.errors import ConfigError, NtmpatchError
 from ntmpatch.base.policy import NO_ACCESS, Access
 from ntmpatch.servers.direction.reach import Plan, Reach, plan
+from ntmpatch.servers.direction.services import NOTIFICATION_TIMEOUT
 from ntmpatch.servers.direction.shared_keys import SALT_SIZE
 from ntmpatch.signalling.effects import Failed
 from ntmpatch.signalling.errors import Refused, Silent
@@ -29,7 +30,6 @@ from ntmpatch.wire.control_messages import (
     DirectionRequest,
     InformationRequest,
     InformationResponse,
-    NotificationRequest,
     RefusalCode,
     RelayGrant,
     RelayLeg,
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 FIRST_ANSWER_TIMEOUT = 1.0
 """Seconds after which another coordinator is taken for restarted: its channel is made anew."""
 COORDINATOR_TIMEOUT = 2.0
-NOTIFICATION_TIMEOUT = 2.0
 DIRECTION_TIMEOUT = 3.0
 ROUTE_TIMEOUT = NOTIFICATION_TIMEOUT + DIRECTION_TIMEOUT + 0.5
 RELAY_TIMEOUT = 1.0
@@ -347,7 +346,7 @@ class Director:
         steps = steps_of(request.step)
         if not called.fresh:
             party.reach_out(called)
-        yield from self._notify(called, steps)  # (9)-(11)
+        yield from party.services.notify(called, steps.notify)  # (9)-(11)
         yield from ask(  # (12), (13)
             called.public_key,
             _to_node(message, psk, access),
@@ -375,27 +374,6 @@ class Director:
         if access == NO_ACCESS:
             raise Refused(RefusalCode.DENIED, f"{calling.fqdn} may not reach {target}")
         return calling, access
-
-    def _notify(self, called: Node, steps: DirectionSteps) -> Process[None]:
-        """Fig. 3 (9)-(11): have the node's NS wake it; the node itself acknowledges."""
-        party = self._party
-        server = party.locations.server(called.notification_server, party.now)
-        if server is None:
-            return
-        try:
-            yield from ask(
-                server.public_key,
-                NotificationRequest(called.public_key),
-                Ack,
-                steps.notify,
-                timeout=NOTIFICATION_TIMEOUT,
-                answerers=(called.public_key,),
-            )
-        except (Silent, Refused) as failure:
-            # The node may well be awake: (12) will show.
-            party.emit(Failed(failure, "notification"))
-            if isinstance(failure, Refused):
-                called.notification_server = None
 
 
 def _to_node(direction: RouteDirection, psk: bytes, access: Access) -> RouteDirection:

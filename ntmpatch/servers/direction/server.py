@@ -17,6 +17,7 @@ from ntmpatch.servers.direction.locations import (
     Node,
     Server,
 )
+from ntmpatch.servers.direction.services import ServiceChooser
 from ntmpatch.servers.direction.store import NodeRecord
 from ntmpatch.signalling.effects import Contact, Failed, Ready
 from ntmpatch.signalling.enrolled import EnrolledParty
@@ -40,7 +41,6 @@ from ntmpatch.wire.control_messages import (
     RouteDirection,
     ServerAnnouncement,
     ServerLocation,
-    ServiceRequest,
 )
 
 if TYPE_CHECKING:
@@ -53,11 +53,12 @@ if TYPE_CHECKING:
     from ntmpatch.signalling.engine import Request
 
 REGISTRATION_INTERVAL = 60.0
-SERVICE_LIFETIME = 3600.0
+"""Seconds, for nodes that no NS can wake: their registrations show that they live."""
+SERVED_REGISTRATION_INTERVAL = 3600.0
+"""Seconds, for nodes that an NS can wake, and can tell of our restart."""
 INQUIRY_TIMEOUT = 2.0
 VERDICT_LIFETIME_WITHOUT_AS = 30.0
 """Seconds until the AS is asked again if it was silent: its signature has to do meanwhile."""
-SERVICE_TIMEOUT = 2.0
 LEASE_RETRY_INTERVAL = 2.0
 MAX_REORDERING = 60_000_000
 """Microseconds by which a registration may be late; beyond, the node's clock was set back."""
@@ -66,8 +67,10 @@ STORED_FOR = 900.0
 time of the last one that the store knows."""
 POKE_INTERVAL = 0.01
 """Seconds between the calls to nodes known from before a restart."""
-POKE_AGE = 3600.0
+POKE_AGE = SERVED_REGISTRATION_INTERVAL
 """Nodes that registered within so many seconds before a restart are called after it."""
+RECALL_TIME = 15.0
+"""Seconds in which NSs notice our restart and begin to tell the nodes that they serve."""
 
 
 class DirectionServer(EnrolledParty):
@@ -86,15 +89,20 @@ class DirectionServer(EnrolledParty):
         policy: Policy | None = None,
         limits: Mapping[type[Message], Limit] = DEFAULT_LIMITS,
         registration_interval: float = REGISTRATION_INTERVAL,
+        served_registration_interval: float = SERVED_REGISTRATION_INTERVAL,
         **settings: Any,
     ) -> None:
         super().__init__(public_key, **settings)
+        self._instance = self.entropy(8)
+        self._began_at = self.now
         self.store = store
         self.policy = policy or Policy()
         self.locations = Locations(self.rng)
         self.domain = ""
         self._limits = RequestLimits(limits)
         self._registration_interval = registration_interval
+        self._served_registration_interval = served_registration_interval
+        self.services = ServiceChooser(self)
         self._good_until: dict[bytes, float] = {}
         self._serials: dict[bytes, int] = {}
         self._coordinators = Coordinators(self, finder)
@@ -138,6 +146,7 @@ class DirectionServer(EnrolledParty):
         for record in (yield from work(self.store.nodes, "load nodes", stored=True)):
             self.locations.put(Node(record))
             self.introduce(record.public_key, "node", record.fqdn)
+        self._began_at = self.now
         self.emit(Ready(self.role, self.name))
         self.start(self._poke(), what="calling nodes")
         self.start(self._federation.keep(), what="list of domains")
@@ -159,9 +168,24 @@ class DirectionServer(EnrolledParty):
                 return
 
     def _poke(self) -> Process[None]:
-        """Call the nodes known from before: they notice the restart, and register again."""
-        oldest = self.wall_clock() - POKE_AGE
-        for node in self.locations.nodes():
+        """Call the nodes known from before: they notice the restart, and register again.
+
+        Behind a NAT only those hear us that no NS serves, and they registered a moment ago; the NSs
+        tell theirs meanwhile.
+        """
+        nodes = self.locations.nodes()
+        yield from self._poke_all(
+            [node for node in nodes if not node.reach(None).behind_nat], POKE_AGE
+        )
+        yield from sleep(RECALL_TIME)
+        yield from self._poke_all(
+            [node for node in nodes if node.reach(None).behind_nat],
+            1.5 * self._registration_interval,
+        )
+
+    def _poke_all(self, nodes: list[Node], age: float) -> Process[None]:
+        oldest = self.wall_clock() - age
+        for node in nodes:
             if node.record.registered_at > oldest and not node.fresh:
                 self.reach_out(node)
                 yield from sleep(POKE_INTERVAL)
@@ -279,13 +303,16 @@ class DirectionServer(EnrolledParty):
         self.introduce(key, "node", record.fqdn)
         self.admission.confirm(key)
         self.note("registered", node=record.fqdn, seen=seen, device=record.device_type)
-        yield from self._serve_notifications(node, request.step)
+        node.push_token = message.push_token
+        yield from self.services.serve(
+            node, request.step, served_by=message.served_by, failed=message.failed_server
+        )
         return RegistrationResponse(
             domain=self.led_domain_of(record.fqdn),
             ipv4=record.ipv4,
             ipv6=record.ipv6,
             seen_endpoint=None if seen is None else Address(seen.host, seen.port),
-            interval=self._registration_interval,
+            interval=self._interval_of(node, message.failed_server),
             servers=self._servers_for(node),
             federation=self._federation.version,
         )
@@ -326,45 +353,13 @@ class DirectionServer(EnrolledParty):
         kept = yield from work(job, "registration", stored=True)
         return kept, self.now
 
-    def _serve_notifications(self, node: Node, step: str) -> Process[None]:
-        """Have an NS serve the node, Fig. 5 (4), (5); without one the node is called directly."""
-        if node.record.device_type == "none":
-            node.notification_server = None
-            return
-        current = self.locations.server(node.notification_server, self.now)
-        if (
-            current is not None
-            and not current.draining
-            and step != "5.3"
-            and self.now < node.served_until
-        ):
-            return
-        node.notification_server = None
-        candidates = self.locations.servers("ns", self.now)
-        if current is not None and current in candidates:
-            candidates.remove(current)
-            candidates.insert(0, current)
-        for server in candidates[:2]:
-            try:
-                yield from ask(
-                    server.public_key,
-                    ServiceRequest(
-                        node.public_key,
-                        node.record.fqdn,
-                        node.record.device_type,
-                        SERVICE_LIFETIME,
-                    ),
-                    Ack,
-                    "5.4" if step == "5.3" else "",
-                    timeout=SERVICE_TIMEOUT,
-                )
-            except (Silent, Refused) as failure:
-                self.emit(Failed(failure, "notification service"))
-                self.locations.suspect(server.public_key, self.now)
-                continue
-            node.notification_server = server.public_key
-            node.served_until = self.now + SERVICE_LIFETIME / 2
-            return
+    def _interval_of(self, node: Node, failed_server: bytes) -> float:
+        """Rare registrations are for nodes that an NS can wake; NSs may have yet to announce
+        themselves to us."""
+        if node.notification_server in (None, failed_server):
+            is_starting = self.now - self._began_at < RECALL_TIME
+            return RECALL_TIME if is_starting else self._registration_interval
+        return self._served_registration_interval
 
     def _servers_for(self, node: Node) -> tuple[ServerLocation, ...]:
         serving = self.locations.server(node.notification_server, self.now)
@@ -416,7 +411,7 @@ class DirectionServer(EnrolledParty):
         )
         self.introduce(request.peer, certificate.role.upper(), certificate.fqdn)
         self.admission.confirm(request.peer)
-        return AnnouncementResponse(ANNOUNCEMENT_INTERVAL)
+        return AnnouncementResponse(ANNOUNCEMENT_INTERVAL, self._instance)
 
     def forget(self, peer: bytes) -> None:
         """Drop what is kept in memory for a peer."""
