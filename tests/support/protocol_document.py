@@ -200,7 +200,10 @@ def constants_section(rows: str) -> str:
 
 def _value_text(name: str) -> str:
     module, _, constant = name.rpartition(".")
-    value = getattr(importlib.import_module(f"ntmpatch.{module}"), constant)
+    found = importlib.import_module(f"ntmpatch.{module}")
+    if not hasattr(found, constant):
+        raise SystemExit(f"{DOCUMENT}: ntmpatch.{module} has no {constant}: correct its row")
+    value = getattr(found, constant)
     values = value if isinstance(value, tuple) else (value,)
     return ", ".join(f"{each:g}" if each < 1e6 else f"{each:,.0f}" for each in values)
 
