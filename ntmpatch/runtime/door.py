@@ -68,6 +68,10 @@ class NodeService(Protocol):
         """Find a node by its normalised name; blocks the greenlet; raises NameLookupError."""
         ...
 
+    def resolved(self, name: str) -> None:
+        """The program has its answer to a ``resolve``: Fig. 3 (19), after which (20) follows."""
+        ...
+
     def reverse_resolve(self, address: bytes) -> str | None:
         """The name of the node with a virtual address; may block the greenlet."""
         ...
@@ -222,7 +226,10 @@ class Door:
                 if not record:
                     return
                 self.sockets.opens_for_us = is_ours
-                connection.send(local.encode(self._answer(record, _passed(ancillary))))
+                answer = self._answer(record, _passed(ancillary))
+                connection.send(local.encode(answer))
+                if isinstance(answer, local.Resolved):
+                    self._service.resolved(answer.canonical_name)
         except OSError as error:
             log.debug("a control connection ended: %s", error)
         finally:

@@ -131,6 +131,10 @@ class Node:
         """Fig. 3 (1): a program looks a name up."""
         return self.peers.resolve(name)
 
+    def resolved(self, name: str) -> None:
+        """Fig. 3 (19): the program knows, and may communicate."""
+        self.peers.resolved(name)
+
     def reverse_resolve(self, address: bytes) -> str | None:
         """The name behind a virtual address."""
         return self.peers.reverse_resolve(address)

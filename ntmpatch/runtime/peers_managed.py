@@ -73,7 +73,6 @@ class ManagedPeers:
         self._left = gevent.event.Event()
         self._lookups: dict[int, gevent.event.AsyncResult[Resolved]] = {}
         self._names: dict[bytes, str] = {}
-        self._loop: Any = gevent.get_hub().loop
         self._station = Station(
             settings.private_key,
             self._make_negotiation,
@@ -142,6 +141,10 @@ class ManagedPeers:
             return self._own(name)
         return self._look_up(name)
 
+    def resolved(self, name: str) -> None:
+        """Fig. 3 (19): the program has been told, and (20) follows."""
+        self._steps.ready(name)
+
     def trace(self, name: str) -> dict[str, Any]:
         """Have a tunnel to ``name`` directed anew, and tell how it came up, step by step.
 
@@ -159,7 +162,7 @@ class ManagedPeers:
             lambda recording: self._look_up(name, recording),
             self._negotiation,
             self._packets,
-            self.carrier.wake,
+            self._steps,
         )
 
     def _check_domain(self, name: str) -> None:
@@ -268,8 +271,6 @@ class ManagedPeers:
                 answer = self._lookups.get(effect.request_id)
                 if answer is not None:
                     answer.set(effect)
-                # Behind the answer, which leaves in the callback before: (19), then (20).
-                self._loop.run_callback(self._steps.created, effect)
             case Unresolved():
                 answer = self._lookups.get(effect.request_id)
                 if answer is not None:

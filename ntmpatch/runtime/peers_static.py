@@ -103,6 +103,9 @@ class StaticPeers:
             name,
         )
 
+    def resolved(self, name: str) -> None:
+        """Nothing follows: no tunnel was made for it."""
+
     def reverse_resolve(self, address: bytes) -> str | None:
         """The peer with that address."""
         if address in self._static.addresses:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ntmpatch.packet.tunnel.tunnel import Established
     from ntmpatch.runtime.packets import PacketSide
     from ntmpatch.runtime.station import Station
-    from ntmpatch.signalling.effects import Contact, Resolved
+    from ntmpatch.signalling.effects import Contact
     from ntmpatch.signalling.recording import Recording, Step
     from ntmpatch.wire import local
 
@@ -81,23 +81,28 @@ class SetUpSteps:
         self._note(name, "3.17", other, self._me, at)
         self._note(name, "3.18", self._me, other, at)
 
-    def created(self, found: Resolved) -> None:
+    def ready(self, name: str) -> None:
         """(19)-(21), once: to be called when the program has been answered."""
-        key = found.public_key
-        if key in self._done:
+        found = self._negotiation.peers.named(name)
+        if found is None or found.public_key in self._done:
             return
+        key = found.public_key
         self._done.add(key)
         other = self._title(key)
         self._station.trace("3.19", message="ready")
-        self._note(found.fqdn, "3.19", self._me, self._me)
+        self._note(name, "3.19", self._me, self._me)
         peer = self._station.tunnel.peers.get(key)
         if peer is not None:
             # It opens our NAT's mapping at once, and shows the far end that we have the session.
             peer.keepalive(time.monotonic())
             self._station.trace("3.20", other, "keep-alive")
-            self._note(found.fqdn, "3.20", self._me, other)
-            self._station.carrier.wake()
-        self._packets.on_first_use(key, lambda: self._used(found.fqdn, other))
+            self._note(name, "3.20", self._me, other)
+        self._packets.on_first_use(key, lambda: self._used(name, other))
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the station send what it has."""
+        self._station.carrier.wake()
 
     def forget(self, public_key: bytes) -> None:
         """The peer is gone; another set-up is told of anew."""
@@ -127,7 +132,7 @@ def trace_set_up(
     look_up: Callable[[Recording], local.Resolved],
     negotiation: NodeNegotiation,
     packets: PacketSide,
-    wake: Callable[[], None],
+    set_up: SetUpSteps,
 ) -> dict[str, Any]:
     """Look ``name`` up anew, communicate a little, and put together what all parties saw.
 
@@ -143,14 +148,15 @@ def trace_set_up(
         except NameLookupError as error:
             failure, is_unknown = str(error), error.code == socket.EAI_NONAME
         else:
-            _wait_for("3.20", recording)
-            _communicate(found, packets, wake)
+            set_up.ready(name)
+            _communicate(found, packets)
+            set_up.wake()
             _wait_for("3.21", recording)
         collected: gevent.event.AsyncResult[tuple[list[Step], tuple[str, ...]]]
         collected = gevent.event.AsyncResult()
         negotiation.now = time.monotonic()
         tracer.collect(recording, lambda steps, silent: collected.set((steps, silent)))
-        wake()
+        set_up.wake()
         try:
             steps, silent = collected.get(timeout=COLLECTION_TIMEOUT) or ([], ())
         except gevent.Timeout:
@@ -165,7 +171,7 @@ def trace_set_up(
     }
 
 
-def _communicate(found: local.Resolved, packets: PacketSide, wake: Callable[[], None]) -> None:
+def _communicate(found: local.Resolved, packets: PacketSide) -> None:
     """(21): one empty datagram to the peer's discard port, as a program would send it."""
     address = found.ipv4 or found.ipv6
     if address is None:
@@ -176,7 +182,6 @@ def _communicate(found: local.Resolved, packets: PacketSide, wake: Callable[[], 
         sender.send_to(b"", (address, DISCARD_PORT), time.monotonic())
     finally:
         sender.close()
-    wake()
 
 
 def _wait_for(step: str, recording: Recording) -> None:

@@ -114,6 +114,7 @@ class Station:
         self._relays: dict[bytes, _RelayBinding] = {}
         self._contacts: dict[bytes, Contact] = {}
         self._jobs = Jobs(self._worked, group)
+        self._to_call: list[Peer[Path]] = []
 
     def contact(self, public_key: bytes) -> Contact | None:
         """What the party said about this peer."""
@@ -186,6 +187,11 @@ class Station:
             while transmit is not None:
                 self.carrier.send_control(*transmit, now)
                 transmit = party.poll_transmit()
+        # Behind the acknowledgement of who had us call: Fig. 3 (13), then (17).
+        while self._to_call:
+            peer = self._to_call.pop()
+            if self.tunnel.peers.get(peer.public_key) is peer:
+                peer.initiate(now)
         due_at = party.poll_timeout()
         if wanted_at is None or (due_at is not None and due_at < wanted_at):
             return due_at
@@ -198,7 +204,7 @@ class Station:
             case Work():
                 self._jobs.submit(effect)
             case Contact():
-                self._meet(effect, now)
+                self._meet(effect)
                 self._on_effect(effect, now)
             case Reconnect():
                 link = self._links.get(effect.public_key)
@@ -238,7 +244,7 @@ class Station:
             self.party.complete(job, outcome, now)
         self.carrier.wake()
 
-    def _meet(self, contact: Contact, now: float) -> None:
+    def _meet(self, contact: Contact) -> None:
         self._contacts[contact.public_key] = contact
         path = self._path(contact)
         peer = self.tunnel.peers.get(contact.public_key)
@@ -263,7 +269,7 @@ class Station:
                     self, peer, contact.endpoints, lambda: self._link_failed(contact.public_key)
                 )
         elif contact.initiate:
-            peer.initiate(now)
+            self._to_call.append(peer)
 
     def _path(self, contact: Contact) -> Path | None:
         if contact.connection:

@@ -20,7 +20,7 @@ from ntmpatch.signalling.admission import Admission
 from ntmpatch.signalling.effects import Effect, Failed, Forget, Noted, Traced, Work
 from ntmpatch.signalling.engine import Outcome, Request, TransactionEngine
 from ntmpatch.signalling.errors import Refused, Silent
-from ntmpatch.signalling.figures import ANSWERS
+from ntmpatch.signalling.figures import ANSWERS, TITLES
 from ntmpatch.signalling.process import Ask, Event, Process, Sleep, Waits
 from ntmpatch.signalling.recording import Recorder, Recording, Step
 from ntmpatch.wire.control import Envelope, Kind, UnknownMessage, decode_untrusted
@@ -533,7 +533,7 @@ class Party:
     def _trace_message(self, envelope: Envelope, peer: bytes, *, sent: bool) -> None:
         me, other = self.title, self.peer_name(peer)
         sender, receiver = (me, other) if sent else (other, me)
-        if self.recorder and envelope.step:
+        if self.recorder and envelope.step in TITLES:
             recording = self.recorder.of(envelope.transaction_id)
             if recording is not None:
                 refused = envelope.kind is Kind.REFUSAL

@@ -205,7 +205,7 @@ def _seen(step: Step, began_at: float, parties: tuple[str, ...]) -> SeenStep:
 
 def read(response: TraceResponse) -> list[Step]:
     """What `told` made, with instants in seconds since the other party's beginning."""
-    parties = dict(enumerate(response.parties))
+    parties = {number: _printable(title) for number, title in enumerate(response.parties)}
     return [
         Step(
             seen.microseconds / 1e6,
@@ -216,6 +216,11 @@ def read(response: TraceResponse) -> list[Step]:
         )
         for seen in response.steps
     ]
+
+
+def _printable(title: str) -> str:
+    """Another party's words as they may go to a terminal."""
+    return "".join(each if each.isprintable() else "?" for each in title)
 
 
 def shortened(title: str) -> str:

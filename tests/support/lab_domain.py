@@ -117,6 +117,11 @@ class DomainNode:
         """Run a program under `run` to its end: its output."""
         return self.popen(*target, **options).check(timeout)
 
+    def up(self, **options: Any) -> Process:
+        """Start the node in a process of its own; it prints a line that begins with ``up: ``."""
+        environment = {**clean_environment(), **options.pop("env", {})}
+        return self.host.popen([*NTMPATCH, "up", *self._options], env=environment, **options)
+
     def status(self) -> Mapping[str, Any]:
         """The facts of the node while a program runs under it."""
         command: list[Word] = [*NTMPATCH, "status", "--json", "--state", self.state]

@@ -37,19 +37,21 @@ SLOT_HEADER = struct.Struct("=IIIHHII")
 
 
 def main(interface: str, path: str) -> None:
+    # A socket with a protocol hears all interfaces; without one, none until it is bound to one.
+    protocol = socket.htons(ETH_P_ALL) if interface == "any" else 0
     with (
-        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as packets,
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, protocol) as packets,
         open(path, "wb", buffering=1 << 20) as file,
     ):
+        if interface == "any":
+            # A switch's ports: what comes in at one goes out at another, and is recorded once.
+            packets.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         packets.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
         request = struct.pack("=IIII", BLOCK_SIZE, BLOCKS, FRAME_SIZE, FRAMES)
         packets.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
         ring = mmap.mmap(packets.fileno(), BLOCKS * BLOCK_SIZE)
-        if interface == "any":
-            # A switch's ports: what comes in at one goes out at another, and is recorded once.
-            packets.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-            interface = ""
-        packets.bind((interface, ETH_P_ALL))
+        if interface != "any":
+            packets.bind((interface, ETH_P_ALL))
         ending: list[int] = []
         signal.signal(signal.SIGINT, lambda number, _frame: ending.append(number))
         file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, FRAME_SIZE, 1))

@@ -101,6 +101,9 @@ class Service:
                 return local.Resolved(service.ipv4, service.ipv6, name)
         raise NameLookupError(socket.EAI_NONAME)
 
+    def resolved(self, name):
+        pass
+
     def reverse_resolve(self, address):
         for service in self.nodes.services.values():
             if address in (service.ipv4, service.ipv6):
