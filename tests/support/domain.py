@@ -63,7 +63,12 @@ class Names:
 class Domain:
     """One domain; ``home.example`` unless said otherwise. ``beside``: of the same federation."""
 
-    network_type: Any = VirtualNetwork
+    network_type: type[VirtualNetwork] = VirtualNetwork
+    network: VirtualNetwork
+    names: Names
+    accounts: MemoryAccountStore
+    number: int
+    account_server: Seat
 
     def __init__(
         self,
@@ -241,5 +246,6 @@ class Domain:
             return [effect for effect in effects if effect.request_id == request_id]
 
         assert self.network.run(seconds, lambda: bool(answers()))
+        answer: Resolved | Unresolved
         (answer,) = answers()
         return answer

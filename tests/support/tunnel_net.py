@@ -49,8 +49,9 @@ class TunnelNet:
 
     def move(self, old: str, new: str) -> None:
         """The tunnel at ``old`` is at ``new`` from now on; what is under way to ``old`` is lost."""
-        for table in (self.tunnels, self.received, self.events):
-            table[new] = table.pop(old)  # type: ignore[attr-defined]
+        self.tunnels[new] = self.tunnels.pop(old)
+        self.received[new] = self.received.pop(old)
+        self.events[new] = self.events.pop(old)
 
     def inject(self, source: str, destination: str, datagram: bytes, delay: float = 0.0) -> None:
         self._count += 1
