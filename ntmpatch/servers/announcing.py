@@ -101,6 +101,9 @@ class AnnouncingServer(EnrolledParty):
     def announced(self, coordinator: bytes, answer: AnnouncementResponse) -> None:
         """A coordinator has heard our announcement."""
 
+    def unheard(self, coordinator: bytes) -> None:
+        """A coordinator did not take our announcement."""
+
     def _ended(self, _: object, error: Exception | None) -> None:
         if error is not None:
             self.emit(Failed(error, "taking part", fatal=True))
@@ -126,6 +129,7 @@ class AnnouncingServer(EnrolledParty):
                     answer = yield from self._announce(key)
                 except (Silent, Refused) as failure:
                     self.emit(Failed(failure, "announcement"))
+                    self.unheard(key)
                     self._meet(location)
                 else:
                     interval = max(answer.interval, RETRY_INTERVAL)

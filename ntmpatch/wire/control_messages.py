@@ -249,7 +249,8 @@ class AnnouncementResponse(Message, frozen=True, array_like=True, tag=24):
 
     interval: Seconds
     instance: Annotated[bytes, Meta(max_length=8)] = b""
-    """Another one at each start of the DC, which then knows no node's location any more."""
+    """When it changes, the nodes have to register again: the DC has started, and knows no node's
+    location any more, or has news for them."""
 
 
 # --- Fig. 3: tunnel creation ---------------------------------------------------------------
@@ -436,7 +437,7 @@ class RelayGrant(Message, frozen=True, array_like=True, tag=43):
 
 
 class Recall(Message, frozen=True, array_like=True, tag=44):
-    """NS → node: this coordinator began anew; register with it again, if it is yours."""
+    """NS → node: this coordinator wants you to register again, if it is yours."""
 
     coordinator: PublicKey
 

@@ -8,7 +8,7 @@ from domain import Domain
 from memory_stores import MemoryDirectionStore
 
 from ntmpatch.base.addresses import Endpoint
-from ntmpatch.servers.direction.server import STORED_FOR
+from ntmpatch.servers.direction.server import SERVED_REGISTRATION_INTERVAL, STORED_FOR
 from ntmpatch.signalling.effects import Assigned
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def test_a_registration_is_written_when_it_says_something_new() -> None:
     assert len({assigned.ipv4 for assigned in node.of(Assigned)}) == 1
 
     # Now and then all the same, so that the store knows who is alive.
-    domain.network.run(STORED_FOR + 120.0)
+    domain.network.run(STORED_FOR + SERVED_REGISTRATION_INTERVAL)
     assert set(store.places()) == {(THERE,)}
 
     # Who left is written when it comes back, though nothing is new.

@@ -68,7 +68,10 @@ class Federation:
     def _take(self, domains: list[FederatedDomain]) -> None:
         self._domains = tuple(domains)
         self._names = [each.domain for each in domains]
-        self.version = zlib.crc32(msgspec.msgpack.encode(domains)) or 1
+        version = zlib.crc32(msgspec.msgpack.encode(domains)) or 1
+        if version != self.version:
+            self.version = version
+            self._party.recall_nodes()  # those that register rarely would learn it late
 
     def _tell(self, message: FederationRequest, request: Request) -> FederationResponse:
         self._party.registered(request.peer)

@@ -190,6 +190,10 @@ class DirectionServer(EnrolledParty):
                 self.reach_out(node)
                 yield from sleep(POKE_INTERVAL)
 
+    def recall_nodes(self) -> None:
+        """Have the NSs tell their nodes to register again, when they announce themselves next."""
+        self._instance = self.entropy(8)
+
     # --- who may ask ---------------------------------------------------------------------
 
     def permits(self, peer: bytes, message: Message) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ntmpatch.servers.announcing import AnnouncingServer
+from ntmpatch.servers.announcing import MAX_SILENCES, AnnouncingServer
 from ntmpatch.servers.notification.devices import TCP, Device, DeviceType, plugged_in
 from ntmpatch.signalling.effects import KeepAlive
 from ntmpatch.signalling.errors import Refused
@@ -81,7 +81,10 @@ class NotificationServer(AnnouncingServer):
         self._capacity = capacity
         self._connected = 0
         self._instances: dict[bytes, bytes] = {}
-        """Of each coordinator, which of its runs we announced ourselves to."""
+        """Of each coordinator, the word by which it has nodes recalled."""
+        self._silences: dict[bytes, int] = {}
+        """Of each coordinator, how many announcements in a row it has not heard."""
+        self._recalls: dict[bytes, int] = {}
         self.on(ServiceRequest, self._serve_node)
         self.on(ServiceRegistration, self._register)
         self.on(NotificationRequest, self._notify)
@@ -192,21 +195,45 @@ class NotificationServer(AnnouncingServer):
         yield from self._device_types[service.device_type].wake(service.device, encode(envelope))
         return Reply()
 
-    # --- a coordinator's restart -----------------------------------------------------------
+    # --- recalling nodes -------------------------------------------------------------------
+    # They register rarely; through their NATs only we can tell them that they had better do so.
 
     def announced(self, coordinator: bytes, answer: AnnouncementResponse) -> None:
-        """The coordinator is there. If it began anew, its nodes have to be told: through their NATs
-        only we can reach them.
-        """
+        """The coordinator is there, perhaps anew: then it knows none of its nodes."""
+        self._silences[coordinator] = 0
+        self._leave_the_silent()
         before = self._instances.get(coordinator)
         self._instances[coordinator] = answer.instance
         if before is not None and before != answer.instance:
-            self.start(self._recall_all(coordinator, answer.instance), what="recalling nodes")
+            self._recall_all(coordinator)
 
-    def _recall_all(self, coordinator: bytes, instance: bytes) -> Process[None]:
+    def unheard(self, coordinator: bytes) -> None:
+        """If it stays away, and another one does not, its nodes have to go to that one."""
+        self._silences[coordinator] = self._silences.get(coordinator, 0) + 1
+        self._leave_the_silent()
+
+    def _leave_the_silent(self) -> None:
+        if 0 not in self._silences.values():
+            return
+        for coordinator, silences in list(self._silences.items()):
+            if silences >= MAX_SILENCES:
+                del self._silences[coordinator]
+                self._recall_all(coordinator)
+
+    def drain(self, now: float) -> None:
+        """Besides, let the nodes find themselves another NS before this one ends."""
+        super().drain(now)
+        for coordinator in {service.coordinator for service in self._services.values()}:
+            self._recall_all(coordinator)
+
+    def _recall_all(self, coordinator: bytes) -> None:
+        self._recalls[coordinator] = recall = self._recalls.get(coordinator, 0) + 1
+        self.start(self._recall_in_turn(coordinator, recall), what="recalling nodes")
+
+    def _recall_in_turn(self, coordinator: bytes, recall: int) -> Process[None]:
         for key, service in list(self._services.items()):
-            if self._instances.get(coordinator) != instance:
-                return  # another restart: the nodes are told of that
+            if self._recalls[coordinator] != recall:
+                return  # there is a newer reason, and all are told of that
             if service.coordinator != coordinator or self._services.get(key) is not service:
                 continue  # it registered meanwhile, or left
             if service.device_type == TCP and not service.connected:
