@@ -51,6 +51,8 @@ log = logging.getLogger("ntmpatch.node")
 LEAVE_TIMEOUT = 1.0
 """Seconds for the goodbye, beyond what negotiation gives it."""
 
+DOMAINS_TIMEOUT = 1.0
+"""Seconds for the list of domains to come, behind a registration."""
 LOOKUP_TIMEOUT = 12.0
 """Seconds after which a look-up is given up whatever negotiation thinks: EAI_AGAIN."""
 
@@ -150,12 +152,13 @@ class ManagedPeers:
 
         A set-up that fails is told as well. NameLookupError: it cannot be tried.
         """
+        self._registered.wait(timeout=LOOKUP_TIMEOUT)
+        self._wait_for_domain(name)
         self._check_domain(name)
         if name == self._negotiation.fqdn:
             raise NameLookupError(socket.EAI_NONAME, f"{name} is this node itself")
         if self._negotiation.tracer.of(name) is not None:
             raise NameLookupError(socket.EAI_AGAIN, f"{name} is being traced already")
-        self._registered.wait(timeout=LOOKUP_TIMEOUT)
         self._steps.anew(name)
         return trace_set_up(
             name,
@@ -165,8 +168,17 @@ class ManagedPeers:
             self._steps,
         )
 
+    def _wait_for_domain(self, name: str) -> None:
+        """A node that has just registered for the first time is yet to hear of other domains."""
+        deadline = time.monotonic() + DOMAINS_TIMEOUT
+        while not self._is_of_a_domain(name) and time.monotonic() < deadline:
+            gevent.sleep(0.05)
+
+    def _is_of_a_domain(self, name: str) -> bool:
+        return any(in_domain(name, domain) for domain in self._domains())
+
     def _check_domain(self, name: str) -> None:
-        if not any(in_domain(name, domain) for domain in self._domains()):
+        if not self._is_of_a_domain(name):
             raise NameLookupError(socket.EAI_NONAME, f"{name} is in no domain of this node")
 
     def _look_up(self, name: str, recording: Recording | None = None) -> local.Resolved:

@@ -34,12 +34,12 @@ DIRECTION_STEPS = [f"3.{number}" for number in range(2, 17)]
 class Trace:
     """Two domains; MN traces a set-up of a tunnel to CN."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, nat: Endpoint | None = None) -> None:
         self.here = Domain(seed, name="a.example")
         self.there = Domain(seed + 1, name="b.example", beside=self.here)
         self.here.start_servers()
         self.there.start_servers()
-        self.mn = self.here.start_node("mn", GLOBAL_A)
+        self.mn = self.here.start_node("mn", GLOBAL_A, nat=nat)
         self.cn = self.there.start_node("cn", PRIVATE_B, nat=NAT_B)
         self.here.register(self.mn, self.cn)
         self.network = self.here.network
@@ -137,6 +137,19 @@ def test_parts_of_servers_that_are_older_or_gone_are_missing_by_name() -> None:
     seen = {each.step for each in steps}
     assert {"3.8", "3.14"} <= seen
     assert not seen & {"3.9", "3.10", "3.11", "3.12", "3.13"}
+
+
+def test_where_a_relay_is_needed_its_steps_of_fig_5_are_between_those_of_fig_3() -> None:
+    trace = Trace(27, nat=Endpoint("203.0.113.1", 4444))
+    _, recording = trace.set_up()  # relaying itself is not part of this network
+    steps, silent = trace.collect(recording)
+    assert silent == ()
+    assert [each.step for each in steps] == [
+        *(f"3.{number}" for number in range(2, 8)),
+        *("5.14", "5.15"),
+        *(f"3.{number}" for number in range(8, 17)),
+    ]
+    assert (steps[6].sender, steps[6].receiver) == ("DC dc.a.example", "RS rs.a.example")
 
 
 def test_a_refusal_is_shown_where_it_happened() -> None:

@@ -17,13 +17,14 @@ from ntmpatch.runtime import keylog
 from ntmpatch.runtime.keylog import KEYLOG_VARIABLE, key_log
 from ntmpatch.wire.control import Envelope, Kind, encode
 from ntmpatch.wire.control_messages import Ack
+from ntmpatch.wire.relay import data_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ntmpatch.crypto.primitives import X25519PrivateKey
 
+TCP_PORT = 3472
 HELLO = Envelope(b"12345678", Kind.RESPONSE, "3.13", Ack())
 
 
@@ -34,9 +35,10 @@ def forget_open_logs() -> Iterator[None]:
     keylog._opened.cache_clear()
 
 
+@pytest.mark.parametrize("transport", ["udp", "relayed", "tcp"])
 @pytest.mark.parametrize("who_logs", ["a", "b"])
 def test_the_log_of_either_end_opens_what_was_recorded(
-    who_logs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    who_logs: str, transport: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "keys"
     monkeypatch.setenv(KEYLOG_VARIABLE, str(path))
@@ -49,12 +51,11 @@ def test_the_log_of_either_end_opens_what_was_recorded(
     peer.send(encode(HELLO), net.now)
     net.run(1.0)
 
-    packets = [
-        CapturedPacket("udp", (source, 1), (destination, 1), memoryview(datagram), 0)
-        for source, destination, datagram in net.sent
-    ]
-    identities = {name: _private(tunnel.static.private) for name, tunnel in net.tunnels.items()}
-    messages = list(wire.Decryptor(identities, [path]).read(packets, tcp_port=0))
+    identities = {
+        name: tunnel.static.private.private_bytes_raw() for name, tunnel in net.tunnels.items()
+    }
+    packets = carried(net.sent, transport)
+    messages = list(wire.Decryptor(identities, [path]).read(packets, tcp_port=TCP_PORT))
     assert [(m.kind, m.sender, m.receiver) for m in messages] == [
         (wire.TUNNEL_REQUEST, "a", "b"),
         (wire.TUNNEL_RESPONSE, "b", "a"),
@@ -63,6 +64,35 @@ def test_the_log_of_either_end_opens_what_was_recorded(
     assert messages[2].envelope == HELLO
     assert identities["a"] not in path.read_bytes()
     assert b"STATIC_PRIVATE" not in path.read_bytes()
+
+
+def carried(sent: list[tuple[str, str, bytes]], transport: str) -> list[CapturedPacket]:
+    """Tunnel messages as they are recorded; over TCP in segments that cut them anywhere."""
+    if transport != "tcp":
+        header = data_header(7) if transport == "relayed" else b""
+        return [
+            CapturedPacket("udp", (source, 1), (destination, 1), memoryview(header + message), 0)
+            for source, destination, message in sent
+        ]
+    packets = []
+    sequences = {("a", "b"): 2**32 - 40, ("b", "a"): 5}  # one passes the end of the numbers
+    ports = {"a": 1, "b": TCP_PORT}
+
+    def segment(source: str, destination: str, payload: bytes, *, syn: bool = False) -> None:
+        sequence = sequences[source, destination]
+        ends = (source, ports[source]), (destination, ports[destination])
+        packets.append(CapturedPacket("tcp", *ends, memoryview(payload), 0, 0.0, sequence, syn))
+        sequences[source, destination] = (sequence + len(payload) + syn) % 2**32
+
+    for ends in list(sequences):
+        segment(*ends, b"", syn=True)
+    for source, destination, message in sent:
+        framed = len(message).to_bytes(2) + message
+        for start in range(0, len(framed), 50):
+            segment(source, destination, framed[start : start + 50])
+    # Two segments of the first message overtake each other.
+    packets[2], packets[3] = packets[3], packets[2]
+    return packets
 
 
 def test_it_is_private_appended_to_and_told_of_once(
@@ -111,7 +141,3 @@ def test_a_place_that_is_not_fit_is_refused_by_name(
     monkeypatch.setenv(KEYLOG_VARIABLE, str(path))
     with pytest.raises(ConfigError, match=f"{KEYLOG_VARIABLE}: .*{path}"):
         key_log()
-
-
-def _private(key: X25519PrivateKey) -> bytes:
-    return key.private_bytes_raw()

@@ -113,7 +113,8 @@ def _limited(base: Any, meta: msgspec.Meta) -> str:
         size = f"{low}" if low == high else f"{low or 0}..{high}"
         if get_origin(base) is tuple:
             return text.replace("array of", f"array of {size}", 1)
-        return f"{text} {size}"
+        pattern = f" matching `{meta.pattern}`" if meta.pattern else ""
+        return f"{text} {size}{pattern}".replace("|", "\\|")
     if meta.ge is not None:
         top = "" if meta.le is None else f"{meta.le:g}" if base is float else _integer(int(meta.le))
         return f"{text} {meta.ge:g}..{top}"
@@ -132,7 +133,9 @@ def _integer(value: int) -> str:
 def _default_text(value: Any) -> str:
     if isinstance(value, bytes | str | tuple) and not value:
         return "empty"
-    return {None: "nil", True: "true", False: "false"}.get(value, f"{value}")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "nil" if value is None else f"{value}"
 
 
 def _rows(kind: type[msgspec.Struct], first: int) -> list[str]:
