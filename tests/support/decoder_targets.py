@@ -21,7 +21,7 @@ from name_server import Asked
 from party_fuzz import PARTIES, PartyPlay
 
 from ntmpatch.base.addresses import Endpoint, normalise_fqdn, parse_endpoint
-from ntmpatch.base.config import parse_node_config, parse_serve_config
+from ntmpatch.base.config import parse_serve_config
 from ntmpatch.base.drops import DropCounter
 from ntmpatch.base.errors import ConfigError, UntrustedError
 from ntmpatch.crypto.certificate import Certificate, issue, signing_public_key, verify_untrusted
@@ -29,6 +29,9 @@ from ntmpatch.crypto.token import Token, parse_token
 from ntmpatch.packet.tunnel.cookie import CookieHolder
 from ntmpatch.packet.tunnel.tunnel import Tunnel
 from ntmpatch.patch.settings import read_names
+from ntmpatch.runtime.checking import configuration_problems
+from ntmpatch.runtime.places import ALL_ROLES
+from ntmpatch.runtime.settings import load_settings
 from ntmpatch.runtime.state import ENROLMENT, NAMES, StateDirectory
 from ntmpatch.runtime.streams import TunnelStream
 from ntmpatch.servers.direction.published import read_coordinator_text_untrusted
@@ -65,8 +68,8 @@ def all_targets() -> list[Target]:
         _local("local replies", local.AnyReply, local.decode_reply),
         _local_headers(),
         _enrolment(),
-        _toml("node configuration", NODE_CONFIG, parse_node_config),
-        _toml("server configuration", SERVE_CONFIG, parse_serve_config),
+        _toml("node configuration", NODE_CONFIG, _node_settings()),
+        _toml("server configuration", SERVE_CONFIG, _server_problems),
         _state_files(),
         _text(),
         _packets(),
@@ -403,7 +406,6 @@ def _local_headers() -> Target:
 NODE_CONFIG = b"""\
 [node]
 name = "a.home.example"
-token = "ntm1.x"
 bind = ["192.0.2.1", "::"]
 port = 51820
 domains = ["home.example"]
@@ -415,9 +417,13 @@ private_key_file = "key"
 [timers]
 rekey_after = 120.0
 
+[[policy]]
+from = ["*"]
+ports = ["tcp/80-90"]
+
 [[peer]]
 name = "b.home.example"
-public_key = "AAAA"
+public_key = "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="
 addresses = ["198.18.0.2"]
 endpoint = "192.0.2.2:51820"
 persistent_keepalive = 25.0
@@ -425,22 +431,61 @@ persistent_keepalive = 25.0
 SERVE_CONFIG = b"""\
 [serve]
 domain = "home.example"
+listen = ["192.0.2.1", "2001:db8::1"]
+public = "192.0.2.1"
+drain_time = 3.5
 [as]
 port = 3478
 listen = "0.0.0.0"
 [dc]
 name = "dc.home.example"
-token = "file:x"
+token = "file:missing"
+[rs]
+token = "ntm1.x"
+session_mbit = 100
 [dns]
 port = 53
 ttl = 30
+exempt = ["192.0.2.0/24"]
+resolver = ["192.0.2.53", "[2001:db8::53]:5353"]
+[log]
+level = "info"
+format = "json"
+[metrics]
+listen = "127.0.0.1"
+[limits]
+directions_per_node = 20
+[[policy]]
+from = ["*.home.example"]
+to = ["a.home.example"]
+ports = ["tcp/22", "udp/5000-5010", "tcp"]
 """
 
 
-def _toml(name: str, text: bytes, parse: Callable[[str, str], object]) -> Target:
-    def run(data: bytes) -> str:
-        parse(data.decode("utf-8", "replace"), "file")
+def _server_problems(text: str) -> str:
+    """What ``serve --check`` finds without looking at the machine."""
+    problems = configuration_problems(parse_serve_config(text, "file"), ALL_ROLES)
+    return "problems" if problems else "fine"
+
+
+def _node_settings() -> Callable[[str], str]:
+    """What a node makes of its configuration, the files that it names included."""
+    directory = tempfile.TemporaryDirectory(prefix="ntmpatch-fuzz-")
+    path = Path(directory.name) / "node.toml"
+    (Path(directory.name) / "key").write_bytes(base64.b64encode(b"k" * 32))
+
+    def read(text: str) -> str:
+        path.write_text(text.replace('"key"', f'"{directory.name}/key"'))
+        state = f"{directory.name}/state"
+        load_settings(config=str(path), state=state, environment={}, create=False)
         return "read"
+
+    return read
+
+
+def _toml(name: str, text: bytes, read: Callable[[str], str]) -> Target:
+    def run(data: bytes) -> str:
+        return read(data.decode("utf-8", "replace"))
 
     lines = text.split(b"\n")
 
@@ -448,11 +493,24 @@ def _toml(name: str, text: bytes, parse: Callable[[str, str], object]) -> Target
         kept = [line for line in lines if rng.random() < 0.9]
         if rng.random() < 0.3:
             key = rng.choice(lines).partition(b"=")[0]
-            value = rng.choice((b"1", b'"x"', b"[1, [2]]", b"-1.5", b"true", b"{a = 1}", b"inf"))
+            value = rng.choice(
+                (
+                    b"1",
+                    b'"x"',
+                    b'["\\u0000"]',
+                    b'["x/y/z", "*.*"]',
+                    b'"[::"',
+                    b"[1, [2]]",
+                    b"-1.5",
+                    b"true",
+                    b"{a = 1}",
+                    b"inf",
+                )
+            )
             kept.insert(rng.randrange(len(kept) + 1), key + b"= " + value)
         return [b"\n".join(kept)]
 
-    return Target(name, samples, run, allowed=(ConfigError,), share=1)
+    return Target(name, samples, run, allowed=(ConfigError,), unharmed=0.3)
 
 
 def _state_files() -> Target:
