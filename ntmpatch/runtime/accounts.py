@@ -12,8 +12,8 @@ from ntmpatch.base.errors import ConfigError
 from ntmpatch.crypto.certificate import signing_public_key
 from ntmpatch.crypto.noise import StaticKey
 from ntmpatch.crypto.token import Token
+from ntmpatch.runtime.database import open_database
 from ntmpatch.runtime.places import place_of
-from ntmpatch.runtime.schema import open_database
 from ntmpatch.runtime.state import StateDirectory, default_state_directory
 from ntmpatch.runtime.store import SqlAccountStore
 

@@ -103,10 +103,38 @@ class RefusalCode(enum.IntEnum):
     """The policy lets the one node not reach the other."""
     TOO_FAST = 18
     """More requests of this kind than one peer may make in a time."""
+    ACCOUNT_EXPIRED = 25
+    """The account's time is over; its administrator may extend it."""
+    KEY_REPLACED = 26
+    """The account has another key by now."""
+    NOT_ENROLLED = 27
+    """No account has this key, or its account was removed."""
+    TOKEN_WITHDRAWN = 28
+    """Another token was issued for the account after this one."""
+    KEY_IN_USE = 29
+    """The key belongs to another account: a key is for one name."""
 
     @classmethod
     def _missing_(cls, value: object) -> RefusalCode:  # noqa: ARG003 - signature is enum's
         return cls.OTHER
+
+
+class RevocationReason(enum.IntEnum):
+    """Why a key counts no more. What is not listed here reads as ``REVOKED``."""
+
+    REVOKED = 1
+    EXPIRED = 2
+    """The account's time is over."""
+    REPLACED = 3
+    """The account has, or is to have, another key."""
+    REMOVED = 4
+    """The account is gone, and its name is free."""
+    REINSTATED = 5
+    """The key counts again, whatever was said of it before."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> RevocationReason:  # noqa: ARG003 - signature is enum's
+        return cls.REVOKED
 
 
 class ServerLocation(Struct, frozen=True, array_like=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from domain import Domain
 
 from ntmpatch.base.addresses import Endpoint
-from ntmpatch.runtime.schema import open_database
+from ntmpatch.runtime.database import open_database
 from ntmpatch.runtime.store import SqlAccountStore
 from ntmpatch.runtime.store_direction import SqlDirectionStore
 from ntmpatch.signalling.effects import Assigned, Failed, Resolved
