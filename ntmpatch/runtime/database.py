@@ -5,6 +5,7 @@ Any number of processes may open one database at once, also for the first time.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -20,7 +21,7 @@ from ntmpatch.base.errors import ConfigError
 from ntmpatch.runtime.schema import schema_version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import URL, Connection, Engine
 
@@ -34,6 +35,7 @@ MAX_ATTEMPTS: Final = 10
 _READING: Final = "ntmpatch_reading"
 _MIGRATION_LOCK: Final = 0x6E746D70
 """Of PostgreSQL's advisory locks, the one for changing our tables ("ntmp")."""
+_UNSTAMPED: Final = "before the migrations"
 _POSTGRESQL: Final = "postgresql+psycopg"
 # Durable and bounded, whatever the cluster's own settings are. A server that vanished is noticed.
 _POSTGRESQL_OPTIONS: Final = (
@@ -52,9 +54,28 @@ def open_database(url: str) -> Engine:
     A fresh database is made, an older one brought up to date. ConfigError if the database cannot
     be opened or is of a newer version.
     """
-    try:
+    with _explained():
         engine = _engine(make_url(url))
         _migrate(engine)
+    return engine
+
+
+def check_database(url: str) -> None:
+    """Look whether `open_database` would succeed, and change nothing; ConfigError if not."""
+    with _explained():
+        engine = create_engine(_with_driver(make_url(url)))
+        try:
+            with engine.connect() as connection:
+                _revision(connection, ScriptDirectory.from_config(_alembic()))
+        finally:
+            engine.dispose()
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what can be wrong with a database into one line."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         if error.name != "psycopg":
             raise ConfigError(f"the servers' database cannot be opened: {error}") from None
@@ -64,7 +85,6 @@ def open_database(url: str) -> Engine:
     except (SQLAlchemyError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"the servers' database cannot be opened: {reason}") from None
-    return engine
 
 
 def transact(engine: Engine, change: Callable[[Connection], T]) -> T:
@@ -95,9 +115,15 @@ def _is_passing(error: IntegrityError | OperationalError) -> bool:
 # --- engines -------------------------------------------------------------------------------
 
 
-def _engine(url: URL) -> Engine:
+def _with_driver(url: URL) -> URL:
+    """PostgreSQL by psycopg 3, also where the URL does not say so."""
     if url.drivername in ("postgresql", "postgres"):
-        url = url.set(drivername=_POSTGRESQL)
+        return url.set(drivername=_POSTGRESQL)
+    return url
+
+
+def _engine(url: URL) -> Engine:
+    url = _with_driver(url)
     if url.get_backend_name() == "sqlite":
         engine = create_engine(url)
         event.listen(engine, "connect", _prepare_sqlite)
@@ -154,24 +180,38 @@ def _begin_immediate(connection: Any) -> None:
 
 
 def _migrate(engine: Engine) -> None:
-    config = Config()
-    config.set_main_option("script_location", "ntmpatch.runtime:migrations")
-    script = ScriptDirectory.from_config(config)
-    known = {revision.revision for revision in script.walk_revisions()}
+    config = _alembic()
     with engine.begin() as connection:  # SQLite's write lock is taken here
         if engine.dialect.name == "postgresql":
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
         config.attributes["connection"] = connection
-        current = MigrationContext.configure(connection).get_current_revision()
-        if current is not None and current not in known:
-            raise _newer(f"revision {current}")
-        if current is None and inspect(connection).has_table("schema_version"):
-            version = connection.scalar(select(schema_version.c.version))
-            if version != 1:
-                raise _newer(f"schema {version}")
+        script = ScriptDirectory.from_config(config)
+        current = _revision(connection, script)
+        if current == _UNSTAMPED:
             command.stamp(config, "0001")
         if current != script.get_current_head():
             command.upgrade(config, "head")
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "ntmpatch.runtime:migrations")
+    return config
+
+
+def _revision(connection: Connection, script: ScriptDirectory) -> str | None:
+    """Which revision the tables are of; None: there are none. ConfigError: of a newer ntmpatch."""
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is not None:
+        if current not in {revision.revision for revision in script.walk_revisions()}:
+            raise _newer(f"revision {current}")
+        return current
+    if not inspect(connection).has_table(schema_version.name):
+        return None
+    version = connection.scalar(select(schema_version.c.version))
+    if version != 1:
+        raise _newer(f"schema {version}")
+    return _UNSTAMPED
 
 
 def _newer(what: str) -> ConfigError:

@@ -116,9 +116,13 @@ class SqlAccountStore(SqlAdministration):
             if row is None or row.public_key != public_key:
                 raise Refused(RefusalCode.NOT_ENROLLED, "this key is not enrolled")
             _check(to_account(row), now)
-            known = connection.scalar(select(tokens.c.rotates).where(tokens.c.token_id == token_id))
-            if known == public_key:
-                return
+            known = connection.execute(
+                select(tokens).where(tokens.c.token_id == token_id)
+            ).one_or_none()
+            if known is not None:
+                if public_key in (known.rotates, known.used_by):
+                    return  # this was done before
+                raise Refused(RefusalCode.TOKEN_WRONG, "there is another token of that id")
             # Of several rotations that were begun, the last one counts.
             connection.execute(
                 update(tokens)

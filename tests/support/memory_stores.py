@@ -152,8 +152,10 @@ class MemoryAccountStore:
             raise Refused(RefusalCode.NOT_ENROLLED)
         _check(account, now)
         known = self.tokens.get(token_id)
-        if known is not None and known.rotates == public_key:
-            return
+        if known is not None:
+            if public_key in (known.rotates, known.used_by):
+                return
+            raise Refused(RefusalCode.TOKEN_WRONG)
         for token in self.tokens.values():
             if token.fqdn == account.fqdn and token.used_by is None and token.rotates is not None:
                 token.withdrawn = True
