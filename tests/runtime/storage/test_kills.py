@@ -2,11 +2,13 @@
 
 A child runs random operations on the real stores and tells each on a pipe, before and after. It is
 killed, and for PostgreSQL now and then the whole cluster before it; then what the database holds
-is compared with the model. ``NTMPATCH_KILLS=50`` is the long form.
+is compared with the model. It writes one by one, or as the servers do, in groups that are committed
+together. ``NTMPATCH_KILLS=50`` is the long form.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from storage_operations import ModelStores, RealStores, random_operation
 
+from ntmpatch.runtime.batching import GroupedEngine
 from ntmpatch.runtime.database import open_database
 
 if TYPE_CHECKING:
@@ -27,22 +30,26 @@ pytestmark = [pytest.mark.once, pytest.mark.timeout(1200)]
 
 KILLS = int(os.environ.get("NTMPATCH_KILLS", "6"))
 MOST_OPERATIONS = 60
-"""Between two kills."""
+"""Between two kills; of groups, so many groups."""
+MOST_IN_A_GROUP = 6
 
 
-def run_operations(url: str, seed: int, number: int, pipe: int) -> None:
+def run_operations(url: str, seed: int, number: int, pipe: int, *, grouped: bool) -> None:
     """The child: operations from that number on, until it is killed."""
-    stores = RealStores(open_database(url))
+    engine = GroupedEngine(open_database(url))
+    stores = RealStores(engine.as_engine())
     rng = random.Random(seed)
     while True:
-        operation = random_operation(rng, number)
-        os.write(pipe, json.dumps(operation).encode() + b"\n")
-        outcome = stores.apply(operation)
-        os.write(pipe, json.dumps([outcome]).encode() + b"\n")
-        number += 1
+        size = rng.randrange(1, MOST_IN_A_GROUP + 1) if grouped else 1
+        operations = [random_operation(rng, number + index) for index in range(size)]
+        os.write(pipe, json.dumps(operations).encode() + b"\n")
+        with engine.group() if grouped else contextlib.nullcontext():
+            outcomes = [stores.apply(operation) for operation in operations]
+        os.write(pipe, json.dumps(outcomes).encode() + b"\n")
+        number += size
 
 
-def start_child(url: str, seed: int, number: int) -> tuple[int, int]:
+def start_child(url: str, seed: int, number: int, *, grouped: bool) -> tuple[int, int]:
     """Its process, and the pipe on which it tells what it does."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -51,23 +58,24 @@ def start_child(url: str, seed: int, number: int) -> tuple[int, int]:
             os.close(reader)
             with open(os.devnull, "w") as silence:
                 os.dup2(silence.fileno(), 2)  # a cluster that is killed under it is no news
-            run_operations(url, seed, number, writer)
+            run_operations(url, seed, number, writer, grouped=grouped)
         finally:
             os._exit(1)
     os.close(writer)
     return child, reader
 
 
-@pytest.mark.parametrize("seed", [1])
+@pytest.mark.parametrize("grouped", [False, True], ids=["one by one", "in groups"])
 def test_nothing_acknowledged_is_lost_and_nothing_is_half_done(
-    database: Database, seed: int
+    database: Database, grouped: bool
 ) -> None:
+    seed = 1 + grouped
     rng = random.Random(seed)
     open_database(database.url).dispose()
     model = ModelStores()
     number = acknowledged = cut_short = applied = 0
     for kill in range(KILLS):
-        child, reader = start_child(database.url, rng.getrandbits(32), number)
+        child, reader = start_child(database.url, rng.getrandbits(32), number, grouped=grouped)
         lines = 2 * rng.randrange(1, MOST_OPERATIONS) + rng.randrange(2)
         with os.fdopen(reader, "rb") as told:
             heard = [told.readline() for _ in range(lines)]
@@ -78,19 +86,22 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_half_done(
             os.waitpid(child, 0)
             heard += told.readlines()
         said = [json.loads(line) for line in heard if line.endswith(b"\n")]
-        under_way = tuple(said.pop()) if len(said) % 2 else None
-        for operation, (outcome,) in zip(said[::2], said[1::2], strict=True):
-            expected = model.apply(tuple(operation))
-            assert expected == outcome, f"seed {seed}, kill {kill}: {operation}"
-        acknowledged += len(said) // 2
-        number += len(said) // 2 + (under_way is not None)
+        under_way = [tuple(operation) for operation in said.pop()] if len(said) % 2 else []
+        for operations, outcomes in zip(said[::2], said[1::2], strict=True):
+            for operation, outcome in zip(operations, outcomes, strict=True):
+                expected = model.apply(tuple(operation))
+                assert expected == outcome, f"seed {seed}, kill {kill}: {operation}"
+            acknowledged += len(operations)
+            number += len(operations)
+        number += len(under_way)
         engine = open_database(database.url)
         held = RealStores(engine).snapshot()
         engine.dispose()
-        possible = [model, *with_parts(model, under_way)]
+        whole = copy.deepcopy(model)
+        possible = [model, *beginnings(whole, under_way, grouped=grouped)]
         found = [candidate for candidate in possible if candidate.snapshot() == held]
         assert found, f"seed {seed}, kill {kill}: {under_way}: {difference(possible, held)}"
-        cut_short += under_way is not None
+        cut_short += bool(under_way)
         applied += found[0] is not model
         model = found[0]
         check_invariants(held)
@@ -98,14 +109,14 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_half_done(
     print(f"{KILLS} kills: {acknowledged} acknowledged, {cut_short} cut short, {applied} whole")
 
 
-def with_parts(model: ModelStores, operation: Any) -> list[ModelStores]:
-    """The model after each write of the operation that was cut short."""
+def beginnings(model: ModelStores, under_way: list[Any], *, grouped: bool) -> list[ModelStores]:
+    """The model after what was cut short: after each write of it, or of a group after all."""
     after = []
-    for part in model.parts(operation) if operation is not None else ():
-        candidate = copy.deepcopy(model)
-        candidate.apply(part)
-        after.append(candidate)
-    return after
+    for operation in under_way:
+        for part in model.parts(operation):
+            model.apply(part)
+            after.append(copy.deepcopy(model))
+    return after[-1:] if grouped else after
 
 
 def difference(possible: list[ModelStores], held: dict[str, Any]) -> str:
