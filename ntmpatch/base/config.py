@@ -174,6 +174,13 @@ class RelaySection(ServerSection, frozen=True, forbid_unknown_fields=True):
     """Mbit/s of all sessions, against which the load is told; 0: no limit, and unknown."""
 
 
+class AccountSection(ServerSection, frozen=True, forbid_unknown_fields=True):
+    """``[as]``: the account server."""
+
+    domains: tuple[str, ...] = ()
+    """Domains whose accounts may be made; empty: that of ``[serve]``."""
+
+
 class DnsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[dns]``: the DC's authoritative service."""
 
@@ -228,7 +235,7 @@ class ServeConfig(
     """The file that ``serve --config`` names."""
 
     serve: ServeSection = ServeSection()
-    account: ServerSection = ServerSection()
+    account: AccountSection = AccountSection()
     dc: ServerSection = ServerSection()
     ns: NotificationSection = NotificationSection()
     rs: RelaySection = RelaySection()

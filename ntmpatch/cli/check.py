@@ -155,12 +155,14 @@ def _identity(settings: NodeSettings) -> dict[str, Any]:
         assert settings.private_key
         return {"fqdn": settings.static.fqdn or None, "enrolled": False}
     from ntmpatch.base.errors import UntrustedError  # noqa: PLC0415 (rarely needed)
-    from ntmpatch.crypto.certificate import verify_untrusted  # noqa: PLC0415 (heavy)
+    from ntmpatch.crypto.certificate import verify_by_any_untrusted  # noqa: PLC0415 (heavy)
     from ntmpatch.signalling.enrolled import EnrolmentState  # noqa: PLC0415 (heavy)
 
     enrolment = EnrolmentState.decode(settings.enrolment or b"")
     try:
-        certificate = verify_untrusted(enrolment.certificate, enrolment.signing_key, time.time())
+        certificate = verify_by_any_untrusted(
+            enrolment.certificate, enrolment.trusted_keys, time.time()
+        )
     except UntrustedError:
         # It has expired, perhaps: the node asks the account server for another.
         return {"fqdn": None, "enrolled": True}

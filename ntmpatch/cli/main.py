@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "up": ("ntmpatch.cli.up", "Run a node that programs share."),
     "trace": ("ntmpatch.cli.trace", "Show how a tunnel is set up, step by step."),
     "wake": ("ntmpatch.cli.wake", "Tell a running node that its coordinator wants it."),
+    "rotate-key": ("ntmpatch.cli.rotate_key", "Give a node another private key."),
     "status": ("ntmpatch.cli.status", "Tell what a running node knows."),
 }
 """Name, module that holds a click command of that name, and the line in the list of commands."""
@@ -37,7 +38,9 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        command = getattr(
+            importlib.import_module(COMMANDS[cmd_name][0]), cmd_name.replace("-", "_")
+        )
         assert isinstance(command, click.Command)
         return command
 

@@ -8,7 +8,7 @@ only added at the end.
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -18,6 +18,9 @@ from ntmpatch.base.addresses import domain_of, in_domain
 from ntmpatch.base.drops import Drop
 from ntmpatch.base.errors import UntrustedError
 from ntmpatch.base.packing import BROKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 MAX_CERTIFICATE_SIZE = 480
 """Bytes; three of them and a route direction fit one datagram with names of usual length."""
@@ -95,3 +98,19 @@ def verify_untrusted(data: bytes, signing_key: bytes, wall_now: float) -> Certif
     if not certificate.not_before <= wall_now <= certificate.not_after:
         raise UntrustedError(Drop.CERTIFICATE_EXPIRED)
     return certificate
+
+
+def verify_by_any_untrusted(
+    data: bytes,
+    signing_keys: Iterable[bytes],
+    wall_now: float,
+    verify: Callable[[bytes, bytes, float], Certificate] = verify_untrusted,
+) -> Certificate:
+    """The same where the AS may have signed with one of several keys: it rotates them."""
+    for signing_key in signing_keys:
+        try:
+            return verify(data, signing_key, wall_now)
+        except UntrustedError as error:
+            if error.drop is not Drop.CERTIFICATE_NOT_SIGNED:
+                raise
+    raise UntrustedError(Drop.CERTIFICATE_NOT_SIGNED)

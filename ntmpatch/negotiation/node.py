@@ -32,6 +32,11 @@ from ntmpatch.wire.control_messages import (
     Notification,
     Recall,
     RefusalCode,
+    RevocationNotice,
+    RevocationReason,
+    Revocations,
+    RevocationsRequest,
+    RevokedKey,
     RouteDirection,
     ServerLocation,
     addresses_of,
@@ -81,6 +86,7 @@ class NodeNegotiation(EnrolledParty):
         self.on(RouteDirection, self._directed)
         self.on(Notification, self._notified)
         self.on(Recall, self._recalled)
+        self.on(RevocationNotice, self._revoked)
 
     # --- what the runtime asks -----------------------------------------------------------
 
@@ -337,6 +343,37 @@ class NodeNegotiation(EnrolledParty):
             self.record_with(message.answers, request)
             self.conclude(request.peer, message.answers, message)
         return Ack()
+
+    def _revoked(self, message: RevocationNotice, _: Request) -> Ack:
+        """A peer's key counts no more: its tunnel carries nothing from now on.
+
+        If it is our own, a registration will be refused and tell why.
+        """
+        if message.public_key == self.public_key:
+            self._registrar.lost()
+        self._leave_revoked(RevokedKey(1, message.public_key, "", message.reason))
+        return Ack()
+
+    def hear_revocations(self, coordinator: bytes, serial: int) -> Process[None]:
+        """Our coordinator knows revocations up to that number: ask for those that are news."""
+        while len(self.peers) and self.revoked.serial < serial:
+            request = RevocationsRequest(self.revoked.serial)
+            page = yield from ask(coordinator, request, Revocations)
+            if not page.revoked or page.revoked[-1].serial <= self.revoked.serial:
+                break
+            for revoked in page.revoked:
+                self._leave_revoked(revoked)
+            self.revoked.serial = page.revoked[-1].serial
+        self.revoked.serial = max(self.revoked.serial, serial)
+
+    def _leave_revoked(self, revoked: RevokedKey) -> None:
+        """Of peers, and of those that were: others' keys are the coordinators' to know."""
+        peer = self.peers.of_key(revoked.public_key)
+        if peer is None and not self.revoked.knows(revoked.public_key):
+            return
+        self.revoked.keep(revoked, self.now)
+        if peer is not None and revoked.reason != RevocationReason.REINSTATED:
+            self._drop(peer)
 
     def _watch_relay(self, peer: Peer, direction: RouteDirection) -> None:
         """Ask for another relay session before this one ends, if the tunnel still lives."""

@@ -43,7 +43,15 @@ MAX_DOMAINS = 1000
 """Domains that a node keeps in mind; of a larger federation, those named in its configuration."""
 RECENT = 1.0
 """Seconds after a registration in which a new session with the DC is no reason for another."""
-_FATAL = frozenset({RefusalCode.REVOKED, RefusalCode.NOT_AUTHORISED})
+_FATAL = frozenset(
+    {
+        RefusalCode.REVOKED,
+        RefusalCode.NOT_AUTHORISED,
+        RefusalCode.ACCOUNT_EXPIRED,
+        RefusalCode.KEY_REPLACED,
+        RefusalCode.NOT_ENROLLED,
+    }
+)
 
 
 class Registrar:
@@ -259,6 +267,8 @@ class Registrar:
             party.emit(Ready(party.role, party.fqdn))
         if answer.federation != party.enrolment.federation_version and answer.federation:
             party.start(self._ask_for_domains(key), what="list of domains")
+        if answer.revocations > party.revoked.serial:
+            party.start(party.hear_revocations(key, answer.revocations), what="list of revocations")
         serving = next((server for server in answer.servers if server.role == "ns"), None)
         self.service.serve_by(serving, step)
         self._keep_reachable()

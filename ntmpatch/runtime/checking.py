@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import dns.exception
 import dns.message
 import dns.query
-from sqlalchemy import create_engine, inspect, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ntmpatch.base.addresses import Endpoint, normalise_fqdn
 from ntmpatch.base.config import policy_of
 from ntmpatch.base.errors import ConfigError
+from ntmpatch.runtime.database import check_database
 from ntmpatch.runtime.dns import exempt_prefixes
 from ntmpatch.runtime.finder import make_finder, parse_resolver
 from ntmpatch.runtime.places import (
@@ -35,7 +35,6 @@ from ntmpatch.runtime.places import (
     place_of,
     section_of,
 )
-from ntmpatch.runtime.schema import SCHEMA_VERSION, schema_version
 from ntmpatch.runtime.settings import read_token
 from ntmpatch.runtime.state import StateDirectory, default_state_directory
 
@@ -281,7 +280,7 @@ def _database_problems(
             # A password in the URL is not for the line.
             shown = make_url(config.serve.database).render_as_string(hide_password=True)
         except SQLAlchemyError:
-            yield Problem("serve", "database", "not a URL, as postgresql+psycopg://host/ntmpatch")
+            yield Problem("serve", "database", "not a URL, as postgresql://host/ntmpatch")
             return
         file = make_url(config.serve.database).database
         if shown.startswith("sqlite") and file and not Path(file).exists():
@@ -298,18 +297,8 @@ def _database_problems(
 
 
 def _database_at(url: str, shown: object, key: str) -> Iterator[Problem]:
-    """Problems of a database that is there; one without tables gets them at the first start."""
+    """Problems of a database that is there; it gets its tables, or today's, at the next start."""
     try:
-        engine = create_engine(url)
-        with engine.connect() as connection:
-            if not inspect(connection).has_table(schema_version.name):
-                return
-            version = connection.scalar(select(schema_version.c.version))
-        engine.dispose()
-    except (SQLAlchemyError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        yield Problem("serve", key, f"{shown}: cannot be opened: {reason}")
-        return
-    if version is not None and version != SCHEMA_VERSION:
-        reason = f"{shown}: has schema {version}; this ntmpatch expects {SCHEMA_VERSION}"
-        yield Problem("serve", key, reason)
+        check_database(url)
+    except ConfigError as error:
+        yield Problem("serve", key, f"{shown}: {error}")

@@ -72,6 +72,8 @@ class ManagedPeers:
         self._packets = packets
         self._assigned: Assigned | None = None
         self._registered = gevent.event.Event()
+        # Made now: while the interpreter ends it could not be.
+        self._threadpool: Any = gevent.get_hub().threadpool
         self._left = gevent.event.Event()
         self._lookups: dict[int, gevent.event.AsyncResult[Resolved]] = {}
         self._names: dict[bytes, str] = {}
@@ -288,8 +290,7 @@ class ManagedPeers:
                 if answer is not None:
                     answer.set_exception(effect.error)
             case Persist():
-                pool: Any = gevent.get_hub().threadpool
-                pool.spawn(self._save, effect.state)
+                self._threadpool.spawn(self._save, effect.state)
             case Failed() if effect.fatal:
                 self._on_standing(effect.error)
             case Left():

@@ -1,10 +1,9 @@
-"""Tables of the servers' durable state, and how a database is opened."""
+"""Tables of the servers' durable state as they are now; `migrations` makes them, step by step."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -14,25 +13,22 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    create_engine,
-    event,
-    insert,
-    select,
+    Text,
+    false,
 )
-from sqlalchemy.exc import SQLAlchemyError
-
-from ntmpatch.base.errors import ConfigError
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-SCHEMA_VERSION = 1
-BUSY_TIMEOUT = 10.0
-"""Seconds a writer waits for another (SQLite)."""
 
 metadata = MetaData()
 
 schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
+"""What versions of ntmpatch before the migrations look at: they refuse what is not 1."""
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+"""Rows that are locked to do one thing at a time, and numbers that are seen in their order."""
 
 accounts = Table(
     "accounts",
@@ -44,6 +40,9 @@ accounts = Table(
     Column("certificate", LargeBinary(512), nullable=False, default=b""),
     Column("endpoints", String(2048), nullable=False, default="[]"),
     Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, index=True),
+    Column("expiry_noted", Boolean, nullable=False, default=False, server_default=false()),
+    Column("domains", String(2048), nullable=False, default="[]", server_default="[]"),
 )
 
 tokens = Table(
@@ -56,6 +55,7 @@ tokens = Table(
     Column("used_by", LargeBinary(32)),
     Column("used_at", Float),
     Column("withdrawn", Boolean, nullable=False, default=False),
+    Column("rotates", LargeBinary(32)),
 )
 
 leases = Table(
@@ -67,6 +67,28 @@ leases = Table(
     Column("leased_at", Float, nullable=False),
 )
 
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("serial", BigInteger, primary_key=True, autoincrement=False),
+    Column("public_key", LargeBinary(32), nullable=False, index=True),
+    Column("fqdn", String(253), nullable=False),
+    Column("reason", Integer, nullable=False),
+    Column("revoked_at", Float, nullable=False, index=True),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("who", String(253), nullable=False),
+    Column("origin", String(253), nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("subject", String(253), nullable=False, index=True),
+    Column("detail", Text, nullable=False),
+)
+
 addresses = Table(
     "addresses",
     metadata,
@@ -75,6 +97,8 @@ addresses = Table(
     Column("ipv4", LargeBinary(4), nullable=False, unique=True),
     Column("ipv6", LargeBinary(16), nullable=False, unique=True),
     Column("assigned_at", Float, nullable=False),
+    Column("registered_at", Float),
+    Column("released_at", Float),
 )
 
 nodes = Table(
@@ -86,45 +110,3 @@ nodes = Table(
     Column("ipv6", LargeBinary(16), nullable=False, index=True),
     Column("located", Boolean, nullable=False, default=True),
 )
-
-
-def open_database(url: str) -> Engine:
-    """An engine on which a returned commit is on the disk; makes the tables where there are none.
-
-    ConfigError if the database cannot be opened or is of another version.
-    """
-    try:
-        engine = create_engine(url)
-        if engine.dialect.name == "sqlite":
-            event.listen(engine, "connect", _prepare_sqlite)
-            event.listen(engine, "begin", _begin_immediate)
-        metadata.create_all(engine)
-        with engine.begin() as connection:
-            version = connection.scalar(select(schema_version.c.version))
-            if version is None:
-                connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
-                version = SCHEMA_VERSION
-    except (SQLAlchemyError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"the servers' database cannot be opened: {reason}") from None
-    if version != SCHEMA_VERSION:
-        raise ConfigError(
-            f"the servers' database has schema {version}; this ntmpatch expects {SCHEMA_VERSION}"
-        )
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # The driver would begin transactions by itself, and late; see _begin_immediate.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000)}")
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.close()
-
-
-def _begin_immediate(connection: Any) -> None:
-    """Take the write lock first: a transaction that reads and then writes never finds it taken."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -166,7 +166,7 @@ class Servers:
             public_key,
             name=self.places["as"].name,
             store=SqlAccountStore(self._engines["as"].as_engine()),
-            signing_key=self._accounts.signing_key,
+            signing_key=self._accounts.signing_keys,
             **common,
         )
 

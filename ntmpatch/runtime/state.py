@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PRIVATE_KEY = "private.key"
 ENROLMENT = "enrolment"
+ROTATION = "rotation"
+"""A key that is to follow the node's own; there only while that is under way."""
 NAMES = "names.json"
 LOCK = "node.lock"
 """Held by the one process that runs the node."""
@@ -78,6 +80,12 @@ class StateDirectory:
         """Replace a private file, atomically; it is on the disk when this returns."""
         self._put(name, content, os.replace)
 
+    def remove(self, name: str) -> None:
+        """Remove a private file; that is on the disk when this returns."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.path / name).unlink()
+        self._sync()
+
     def create(self, name: str, content: bytes) -> bool:
         """Write a private file unless there is one; whether it was ours that came first."""
         try:
@@ -100,15 +108,18 @@ class StateDirectory:
             finally:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary)
-            directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            self._sync()
         except FileExistsError:
             raise
         except OSError as error:
             raise ConfigError(f"{self.path / name}: cannot be written: {error.strerror}") from None
+
+    def _sync(self) -> None:
+        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     def private_key(self, name: str = PRIVATE_KEY) -> bytes:
         """The X25519 private key of that file, made at the first call."""

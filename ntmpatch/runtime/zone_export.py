@@ -17,7 +17,7 @@ import dns.rdatatype
 
 from ntmpatch.base.addresses import normalise_fqdn
 from ntmpatch.base.errors import ConfigError, UntrustedError
-from ntmpatch.crypto.certificate import verify_untrusted
+from ntmpatch.crypto.certificate import verify_by_any_untrusted
 from ntmpatch.runtime.accounts import serve_state, server_database
 from ntmpatch.runtime.dns import stored_serial
 from ntmpatch.runtime.places import ALL_ROLES, place_of
@@ -60,7 +60,9 @@ def load_zones(config: ServeConfig) -> Zones:
     if enrolment is None or not enrolment.certificate:
         raise ConfigError(f"{state.path}: no coordinator has been certified with this state")
     try:
-        certificate = verify_untrusted(enrolment.certificate, enrolment.signing_key, time.time())
+        certificate = verify_by_any_untrusted(
+            enrolment.certificate, enrolment.trusted_keys, time.time()
+        )
     except UntrustedError as error:
         raise ConfigError(f"the coordinator's own certificate is no good: {error}") from None
     names = NameIndex()

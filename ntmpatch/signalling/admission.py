@@ -30,11 +30,13 @@ class Admission:
         """Whether ``peer`` has shown who it is."""
         return peer in self._known
 
+    def has_place(self, peer: bytes) -> bool:
+        """Whether the tunnel has a place for this key because of us."""
+        return peer in self._known or peer in self._provisional
+
     def admits(self, peer: bytes) -> bool:
         """Whether the tunnel may make a place for this key."""
-        return (
-            peer in self._known or peer in self._provisional or len(self._provisional) < self._limit
-        )
+        return self.has_place(peer) or len(self._provisional) < self._limit
 
     def admitted(self, peer: bytes, now: float) -> None:
         """The tunnel made a place for this key: its time runs, unless it is known."""

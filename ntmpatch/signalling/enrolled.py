@@ -1,7 +1,7 @@
 """A party that the AS has certified: everyone but the AS itself.
 
 It enrols with its token once, keeps its certificate fresh, learns its domain's coordinators, and
-judges the certificates of others by the AS's signing key alone.
+judges the certificates of others by the AS's signing keys alone.
 """
 
 from __future__ import annotations
@@ -14,18 +14,23 @@ import msgspec
 
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.base.backoff import Backoff
+from ntmpatch.base.drops import Drop
 from ntmpatch.base.errors import ConfigError, UntrustedError
 from ntmpatch.base.packing import BROKEN
+from ntmpatch.crypto.certificate import verify_by_any_untrusted
 from ntmpatch.crypto.certificate_cache import CertificateCache
 from ntmpatch.signalling.effects import Contact, Failed, Persist
 from ntmpatch.signalling.errors import Refused, Silent
 from ntmpatch.signalling.party import Party
 from ntmpatch.signalling.process import Process, ask, sleep
+from ntmpatch.signalling.revoked import RevokedKeys
 from ntmpatch.wire.control_messages import (
+    Ack,
     CertificateRenewal,
     EnrolmentRequest,
     EnrolmentResponse,
     FederatedDomain,
+    KeyRotationRequest,
     RefusalCode,
     ServerLocation,
     addresses_of,
@@ -44,6 +49,8 @@ MIN_RENEWAL_INTERVAL = 10.0
 COORDINATOR_RETRY_INTERVAL = 1.0
 """Seconds until the AS is asked again for a coordinator when the domain has none yet."""
 ATTEMPT_TIMEOUT = 4.0
+MIN_DOUBT_INTERVAL = 60.0
+"""Seconds between questions to the AS because of certificates that it seems not to have signed."""
 
 
 class EnrolmentToken(Protocol):
@@ -81,6 +88,13 @@ class EnrolmentState(msgspec.Struct, frozen=True):
     federation: tuple[FederatedDomain, ...] = ()
     """The domains that there are, as a node's DC told them."""
     federation_version: int = 0
+    signing_keys: tuple[bytes, ...] = ()
+    """By which the AS certifies, as itself said last; before that, ``signing_key`` of the token."""
+
+    @property
+    def trusted_keys(self) -> tuple[bytes, ...]:
+        """The signing keys by which certificates are judged."""
+        return self.signing_keys or (self.signing_key,)
 
     def encode(self) -> bytes:
         """The state as it is stored."""
@@ -126,6 +140,8 @@ class EnrolledParty(Party):
             drops=drops,
         )
         self.endpoints = endpoints
+        self.revoked = RevokedKeys()
+        """Keys of which the AS has said that they count no more."""
         self._certificates = CertificateCache()
         self._token = token
         if state is not None:
@@ -139,6 +155,8 @@ class EnrolledParty(Party):
         self.account_server = self.enrolment.account_server
         self.introduce(self.account_server, "AS", "")
         self.certificate: Certificate | None = None
+        self._keys_asked_at: float | None = None
+        """When the AS was asked last; None: not from here, since we have not begun."""
         if self.enrolment.certificate:
             self._adopt(self.enrolment.certificate)
 
@@ -149,13 +167,18 @@ class EnrolledParty(Party):
     ) -> Certificate:
         """The certificate, if the AS signed it, it is valid now, and it says what is expected.
 
-        Refused CERTIFICATE_INVALID otherwise.
+        Refused CERTIFICATE_INVALID otherwise, or for what was heard of its key meanwhile.
         """
         try:
-            certificate = self._certificates.verify_untrusted(
-                data, self.enrolment.signing_key, self.wall_clock()
+            certificate = verify_by_any_untrusted(
+                data,
+                self.enrolment.trusted_keys,
+                self.wall_clock(),
+                self._certificates.verify_untrusted,
             )
         except UntrustedError as error:
+            if error.drop is Drop.CERTIFICATE_NOT_SIGNED:
+                self._doubt_signing_keys()
             raise Refused(RefusalCode.CERTIFICATE_INVALID, str(error)) from None
         if role is not None and certificate.role != role:
             raise Refused(
@@ -163,7 +186,15 @@ class EnrolledParty(Party):
             )
         if public_key is not None and certificate.public_key != public_key:
             raise Refused(RefusalCode.CERTIFICATE_INVALID, "certified for another key")
+        self.revoked.check(certificate.public_key, self.now)
         return certificate
+
+    def _doubt_signing_keys(self) -> None:
+        """Perhaps the AS has changed its key while we were away: ask it, now and then."""
+        asked_at = self._keys_asked_at
+        if asked_at is not None and self.now - asked_at >= MIN_DOUBT_INTERVAL:
+            self._keys_asked_at = self.now
+            self.start(self.certify(patient=False), what="asking for the AS's signing keys")
 
     def _adopt(self, data: bytes) -> None:
         """Take ``data`` as our certificate, if it is ours and valid."""
@@ -181,9 +212,11 @@ class EnrolledParty(Party):
 
         Raises Refused if the AS says no.
         """
-        self._meet_account_server(initiate=self.certificate is None)
+        self.meet_account_server(initiate=False)
         if self.certificate is None:
             yield from self.certify()
+        if self._keys_asked_at is None:
+            self._keys_asked_at = self.now - MIN_DOUBT_INTERVAL
         self.start(self._renew_in_time(), what="certificate renewal")
 
     def find_coordinators(self, *, fresh: bool = False) -> Process[tuple[ServerLocation, ...]]:
@@ -215,6 +248,8 @@ class EnrolledParty(Party):
         """
         backoff = Backoff(initial=FIRST_RETRY_INTERVAL, maximum=MAX_RETRY_INTERVAL, rng=self.rng)
         while True:
+            # The AS forgets whoever asked nothing for a while, and its end of the channel.
+            self.meet_account_server(initiate=True)
             try:
                 answer = yield from ask(
                     self.account_server,
@@ -232,9 +267,22 @@ class EnrolledParty(Party):
                     raise
                 self.emit(Failed(refusal, "enrolment"))
             yield from sleep(backoff.next_interval())
-            self._meet_account_server(initiate=True)
+        self._keys_asked_at = self.now
+        if answer.signing_keys:
+            # The channel is that of the AS's own key, which the token named: that is proof enough.
+            self.enrolment = msgspec.structs.replace(
+                self.enrolment, signing_keys=answer.signing_keys
+            )
         self.verify(answer.certificate, public_key=self.public_key)
         self.adopt(answer.certificate, answer.coordinators)
+
+    def offer_key(self, token_id: bytes, secret: bytes) -> Process[None]:
+        """Have the AS let another key take the place of ours: whose channel shows ``secret``.
+
+        Raises Refused and Silent.
+        """
+        self.meet_account_server(initiate=True)
+        yield from ask(self.account_server, KeyRotationRequest(token_id, secret), Ack)
 
     def adopt(
         self, certificate: bytes, coordinators: tuple[ServerLocation, ...] | None = None
@@ -264,7 +312,8 @@ class EnrolledParty(Party):
             return EnrolmentRequest(self._token.token_id, self._token.secret, endpoints)
         return CertificateRenewal(endpoints)
 
-    def _meet_account_server(self, *, initiate: bool) -> None:
+    def meet_account_server(self, *, initiate: bool) -> None:
+        """Have a channel to the AS; ``initiate``: open it anew."""
         self.emit(
             Contact(
                 self.account_server,

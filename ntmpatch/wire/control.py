@@ -93,6 +93,11 @@ def encode(envelope: Envelope) -> bytes:
     return payload
 
 
+def fits(message: Message) -> bool:
+    """Whether the message fits one datagram."""
+    return HEADER_SIZE + len(_encoder.encode(message)) <= MAX_CONTROL_SIZE
+
+
 def decode_untrusted(payload: bytes | memoryview) -> Envelope:
     """Read a control payload.
 

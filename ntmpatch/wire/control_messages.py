@@ -53,6 +53,7 @@ class Address(Struct, frozen=True, array_like=True):
 
 
 MAX_ACCESS_RANGES = 16
+MAX_REVOCATIONS_A_MESSAGE = 24
 MAX_DOMAINS_A_MESSAGE = 3
 """Names of the greatest length, and their prefixes, still fit one datagram."""
 
@@ -103,10 +104,38 @@ class RefusalCode(enum.IntEnum):
     """The policy lets the one node not reach the other."""
     TOO_FAST = 18
     """More requests of this kind than one peer may make in a time."""
+    ACCOUNT_EXPIRED = 25
+    """The account's time is over; its administrator may extend it."""
+    KEY_REPLACED = 26
+    """The account has another key by now."""
+    NOT_ENROLLED = 27
+    """No account has this key, or its account was removed."""
+    TOKEN_WITHDRAWN = 28
+    """Another token was issued for the account after this one."""
+    KEY_IN_USE = 29
+    """The key belongs to another account: a key is for one name."""
 
     @classmethod
     def _missing_(cls, value: object) -> RefusalCode:  # noqa: ARG003 - signature is enum's
         return cls.OTHER
+
+
+class RevocationReason(enum.IntEnum):
+    """Why a key counts no more. What is not listed here reads as ``REVOKED``."""
+
+    REVOKED = 1
+    EXPIRED = 2
+    """The account's time is over."""
+    REPLACED = 3
+    """The account has, or is to have, another key."""
+    REMOVED = 4
+    """The account is gone, and its name is free."""
+    REINSTATED = 5
+    """The key counts again, whatever was said of it before."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> RevocationReason:  # noqa: ARG003 - signature is enum's
+        return cls.REVOKED
 
 
 class ServerLocation(Struct, frozen=True, array_like=True):
@@ -156,6 +185,8 @@ class EnrolmentResponse(Message, frozen=True, array_like=True, tag=11):
 
     certificate: CertificateBytes
     coordinators: ServerLocations = ()
+    signing_keys: Annotated[tuple[PublicKey, ...], Meta(max_length=4)] = ()
+    """Ed25519: all by which certificates are to be judged from now on, and no others."""
 
 
 class CertificateRenewal(Message, frozen=True, array_like=True, tag=12):
@@ -177,6 +208,8 @@ class AuthenticationVerdict(Message, frozen=True, array_like=True, tag=14):
     good: bool
     lifetime: Seconds
     text: Annotated[str, Meta(max_length=200)] = ""
+    code: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """Why not, as a RefusalCode."""
 
 
 class PrefixLeaseRequest(Message, frozen=True, array_like=True, tag=15):
@@ -191,6 +224,46 @@ class PrefixLeaseResponse(Message, frozen=True, array_like=True, tag=16):
     ipv4_prefix: Word
     ipv6_prefix: Annotated[str, Meta(max_length=64)]
     certificate: CertificateBytes
+
+
+class KeyRotationRequest(Message, frozen=True, array_like=True, tag=17):
+    """An enrolled party → AS: let the key that shows this secret take the place of mine.
+
+    That key's own channel shows it, in an EnrolmentRequest: so it is known to be held.
+    """
+
+    token_id: Annotated[bytes, Meta(min_length=8, max_length=32)]
+    secret: Annotated[bytes, Meta(min_length=16, max_length=64)]
+
+
+class RevocationsRequest(Message, frozen=True, array_like=True, tag=25):
+    """DC → AS, node → DC: which keys were revoked after this one?"""
+
+    since: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+
+
+class RevokedKey(Struct, frozen=True, array_like=True):
+    """One revocation, as the AS numbered it."""
+
+    serial: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    public_key: OptionalKey
+    """Empty: the account had none."""
+    fqdn: Name
+    reason: Annotated[int, Meta(ge=0, le=255)]
+    """A RevocationReason."""
+
+
+class Revocations(Message, frozen=True, array_like=True, tag=26):
+    """The next revocations, in the order of their numbers; an empty list is the end."""
+
+    revoked: Annotated[tuple[RevokedKey, ...], Meta(max_length=MAX_REVOCATIONS_A_MESSAGE)]
+
+
+class RevocationNotice(Message, frozen=True, array_like=True, tag=27):
+    """DC → node: the key of a peer that it was directed to counts no more (→ Ack)."""
+
+    public_key: PublicKey
+    reason: Annotated[int, Meta(ge=0, le=255)]
 
 
 # --- registration --------------------------------------------------------------------------
@@ -227,6 +300,8 @@ class RegistrationResponse(Message, frozen=True, array_like=True, tag=21):
     """The NS that serves the node now, first; then others and RSs."""
     federation: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
     """Version of the list of domains (FederationResponse); 0: not known."""
+    revocations: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    """Number of the last revocation that the DC knows (RevocationsRequest)."""
 
 
 class Deregistration(Message, frozen=True, array_like=True, tag=22):
@@ -511,4 +586,8 @@ AnyMessage: TypeAlias = (
     | FederationResponse
     | TraceRequest
     | TraceResponse
+    | KeyRotationRequest
+    | RevocationsRequest
+    | Revocations
+    | RevocationNotice
 )

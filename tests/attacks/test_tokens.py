@@ -10,7 +10,7 @@ from attack_scene import Scene, state
 from wire_domain import WireDomain
 
 from ntmpatch.base.addresses import Endpoint
-from ntmpatch.runtime.schema import open_database
+from ntmpatch.runtime.database import open_database
 from ntmpatch.runtime.store import SqlAccountStore
 from ntmpatch.signalling.effects import Failed, Ready
 from ntmpatch.signalling.errors import Refused

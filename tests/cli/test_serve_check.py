@@ -147,10 +147,11 @@ def test_a_database_of_another_version_and_a_damaged_one(
     connection.close()
     database.chmod(0o600)
     (line,) = check(text)
-    assert "account.db: has schema 999" in line
+    assert "newer ntmpatch (schema 999)" in line
     database.write_bytes(b"this is no database, but it is long enough to look like one" * 20)
     (line,) = check(text)
-    assert "account.db: cannot be opened" in line
+    assert "account.db: " in line
+    assert "cannot be opened" in line
     assert (
         check("[serve]\ndatabase = 'postgresql+nodriver://u:pw@127.0.0.1:1/x'\n")[0].count("pw")
         == 0

@@ -16,7 +16,7 @@ import pytest
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.cli.main import run_command
 from ntmpatch.crypto.certificate import Certificate, issue, signing_public_key
-from ntmpatch.runtime.schema import open_database
+from ntmpatch.runtime.database import open_database
 from ntmpatch.runtime.state import StateDirectory
 from ntmpatch.runtime.store_direction import SqlDirectionStore
 from ntmpatch.servers.direction.published import read_coordinator_text_untrusted

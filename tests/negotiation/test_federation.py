@@ -244,7 +244,7 @@ def spoofed(domain: Domain, what: str) -> FoundCoordinator:
         ("a node's", RefusalCode.CERTIFICATE_INVALID),
         ("expired", RefusalCode.CERTIFICATE_INVALID),
         ("nothing", RefusalCode.CERTIFICATE_INVALID),
-        ("no longer good", RefusalCode.REVOKED),
+        ("no longer good", RefusalCode.NOT_ENROLLED),
     ],
 )
 def test_what_dns_says_is_not_believed_without_the_word_of_the_as(

@@ -10,8 +10,8 @@ import gevent.event
 from sqlalchemy import create_engine, event, text
 
 from ntmpatch.runtime.batching import GroupedEngine
+from ntmpatch.runtime.database import open_database
 from ntmpatch.runtime.jobs import Jobs
-from ntmpatch.runtime.schema import open_database
 from ntmpatch.signalling.effects import Work
 
 if TYPE_CHECKING:

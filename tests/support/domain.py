@@ -115,8 +115,7 @@ class Domain:
             self.as_key,
             name="example",
             store=self.accounts,
-            signing_key=self.signing_key,
-            **settings,
+            **{"signing_key": self.signing_key, **settings},
             **self.network.settings(),
         )
         party.begin(self.network.now)

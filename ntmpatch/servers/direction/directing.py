@@ -104,6 +104,8 @@ class Director:
         try:
             steps = steps_of(request.step)
             direction = yield from self._agree(calling, message.fqdn, steps)
+            told = party.verify(direction.certificate, role="node")
+            party.revoking.directed(request.peer, told.public_key)
             yield from ask(  # (15), (16)
                 request.peer,
                 replace(direction, answers=request.transaction_id),
@@ -346,6 +348,7 @@ class Director:
         steps = steps_of(request.step)
         if not called.fresh:
             party.reach_out(called)
+        party.revoking.directed(called.public_key, calling.public_key)
         yield from party.services.notify(called, steps.notify)  # (9)-(11)
         yield from ask(  # (12), (13)
             called.public_key,

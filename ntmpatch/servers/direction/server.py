@@ -17,8 +17,10 @@ from ntmpatch.servers.direction.locations import (
     Node,
     Server,
 )
+from ntmpatch.servers.direction.revoking import Revoking
 from ntmpatch.servers.direction.services import ServiceChooser
 from ntmpatch.servers.direction.store import NodeRecord
+from ntmpatch.servers.direction.verdicts import Verdicts
 from ntmpatch.signalling.effects import Contact, Failed, Ready
 from ntmpatch.signalling.enrolled import EnrolledParty
 from ntmpatch.signalling.errors import Refused, Silent
@@ -103,10 +105,11 @@ class DirectionServer(EnrolledParty):
         self._registration_interval = registration_interval
         self._served_registration_interval = served_registration_interval
         self.services = ServiceChooser(self)
-        self._good_until: dict[bytes, float] = {}
+        self.verdicts = Verdicts()
         self._serials: dict[bytes, int] = {}
         self._coordinators = Coordinators(self, finder)
         self._federation = Federation(self)
+        self.revoking = Revoking(self)
         self._director = Director(self, self._coordinators)
         Recounter(self)
         self.on(RegistrationRequest, self._register)
@@ -144,12 +147,17 @@ class DirectionServer(EnrolledParty):
         if not self.certificate.prefixes:
             yield from self._lease_prefixes()
         for record in (yield from work(self.store.nodes, "load nodes", stored=True)):
-            self.locations.put(Node(record))
-            self.introduce(record.public_key, "node", record.fqdn)
+            if self.leads(record.fqdn):  # others may share the database
+                self.locations.put(Node(record))
+                self.introduce(record.public_key, "node", record.fqdn)
+        # What was revoked while we were away, nodes learn as they register with us anew.
+        yield from self.revoking.poll()
+        self.revoking.known_from_before(node.public_key for node in self.locations.nodes())
         self._began_at = self.now
         self.emit(Ready(self.role, self.name))
         self.start(self._poke(), what="calling nodes")
         self.start(self._federation.keep(), what="list of domains")
+        self.start(self.revoking.keep(), what="list of revocations")
         if enrolled_before:
             yield from self.certify()  # so that the AS names the endpoints that we have now
 
@@ -237,10 +245,16 @@ class DirectionServer(EnrolledParty):
             )
         )
 
+    def wake(self, node: Node) -> Process[None]:
+        """Have a node ready to hear from us, whether or not it has a channel and is awake."""
+        if not node.fresh:
+            self.reach_out(node)
+        yield from self.services.notify(node, "")
+
     def authenticate(self, certificate: Certificate) -> Process[None]:
         """Ask the AS whether the certificate still counts, unless it said so a while ago."""
         key = certificate.public_key
-        if self._good_until.get(key, 0.0) > self.now:
+        if self.verdicts.is_good(key, self.now):
             return
         try:
             verdict = yield from ask(
@@ -252,21 +266,26 @@ class DirectionServer(EnrolledParty):
         except Silent as silence:
             # Nodes go on without the AS: what it signed is valid for a while.
             self.emit(Failed(silence, "authentication inquiry"))
-            self._good_until[key] = self.now + VERDICT_LIFETIME_WITHOUT_AS
+            self.verdicts.accept(key, self.now + VERDICT_LIFETIME_WITHOUT_AS)
             return
         if not verdict.good:
-            self._expel(key)
-            raise Refused(RefusalCode.REVOKED, verdict.text or "revoked")
-        self._good_until[key] = self.now + verdict.lifetime
+            self.expel(key)
+            code = RefusalCode(verdict.code) if verdict.code else RefusalCode.REVOKED
+            refusal = Refused(code, verdict.text or "revoked")
+            self.verdicts.refuse(key, refusal, self.now + verdict.lifetime)
+            raise refusal
+        self.verdicts.accept(key, self.now + verdict.lifetime)
 
-    def _expel(self, key: bytes) -> None:
-        self.note("expelled", level="warning", peer=self.peer_name(key))
-        self._good_until.pop(key, None)
-        self._serials.pop(key, None)
+    def expel(self, key: bytes) -> None:
+        """The key counts no more: nobody is directed to it, and it may ask nothing."""
+        has_place = self.admission.has_place(key)
+        if has_place or self.locations.node(key) is not None:
+            self.note("expelled", level="warning", peer=self.peer_name(key))
+        self.forget(key)
         self.locations.remove(key)
         # The refusal still has to reach it; then its place in the tunnel's table goes.
-        self.admission.remove(key)
-        self.admission.admitted(key, self.now)
+        if has_place:
+            self.admission.admitted(key, self.now)
 
     # --- registration ----------------------------------------------------------------------
 
@@ -319,6 +338,7 @@ class DirectionServer(EnrolledParty):
             interval=self._interval_of(node, message.failed_server),
             servers=self._servers_for(node),
             federation=self._federation.version,
+            revocations=self.revoking.serial,
         )
 
     def _keep(self, record: NodeRecord, serial: int) -> Process[tuple[NodeRecord, float]]:
@@ -420,7 +440,7 @@ class DirectionServer(EnrolledParty):
     def forget(self, peer: bytes) -> None:
         """Drop what is kept in memory for a peer."""
         super().forget(peer)
-        self._good_until.pop(peer, None)
+        self.verdicts.part(peer)
         self._serials.pop(peer, None)
         self._coordinators.forget(peer)
         self._limits.forget(peer)

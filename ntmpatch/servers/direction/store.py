@@ -1,7 +1,7 @@
 """What a direction coordinator keeps: its nodes, their virtual addresses and locations.
 
-Every write is durable on return. The implementation is runtime/store.py; methods block and run
-as jobs.
+Every write is durable on return. The implementation is runtime/store_direction.py; methods block
+and run as jobs. Any number of processes may share one store.
 """
 
 from __future__ import annotations
@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ntmpatch.base.addresses import Endpoint  # noqa: TC001 - stores decode by the annotation
+
+ADDRESS_QUARANTINE = 30 * 86400.0
+"""Seconds for which the addresses of a name that is gone are nobody's."""
+ABSENCE = 365 * 86400.0
+"""Seconds without a registration after which a name counts as gone."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -37,8 +42,16 @@ class DirectionStore(Protocol):
     ) -> tuple[bytes, bytes]:
         """The name's virtual addresses, packed: the same ones as before, else fresh ones.
 
-        No address belongs to two names, and none is reused early. Raises
-        `signalling.errors.Refused` EXHAUSTED. The first address of each prefix is the DC's own.
+        No address belongs to two names. One that a name gave up is another's only when all others
+        are taken, and not before the quarantine is over: what still believes that it is the old
+        name's has ended by then. Raises `signalling.errors.Refused` EXHAUSTED. The first address
+        of each prefix is the DC's own.
+        """
+
+    def release_addresses(self, fqdn: str, now: float) -> None:
+        """The name is gone: forget its node; its addresses' quarantine begins.
+
+        If it comes back before they are another's, they are its own again.
         """
 
     def save_node(self, record: NodeRecord) -> None:

@@ -1,19 +1,22 @@
-"""The simulations' dictionaries beside the real thing: a domain whose AS and DC keep SQLite."""
+"""The simulations' dictionaries beside the real thing: a domain on SQLite, and on PostgreSQL."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from domain import Domain
 
 from ntmpatch.base.addresses import Endpoint
-from ntmpatch.runtime.schema import open_database
+from ntmpatch.runtime.database import open_database
 from ntmpatch.runtime.store import SqlAccountStore
 from ntmpatch.runtime.store_direction import SqlDirectionStore
 from ntmpatch.signalling.effects import Assigned, Failed, Resolved
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from databases import Database
+
+pytestmark = pytest.mark.once
 
 
 class Accounts(SqlAccountStore):
@@ -23,11 +26,10 @@ class Accounts(SqlAccountStore):
         self.add_account(fqdn, role, token_id=token_id, secret=secret, now=0.0, lifetime=expires_at)
 
 
-def test_a_domain_comes_up_and_comes_back_with_what_it_stored(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/servers.db"
+def test_a_domain_comes_up_and_comes_back_with_what_it_stored(database: Database) -> None:
 
     def open_stores() -> None:
-        engine = open_database(url)
+        engine = open_database(database.url)
         domain.accounts, domain.locations = Accounts(engine), SqlDirectionStore(engine)
 
     domain = Domain(1)
