@@ -76,7 +76,9 @@ class Federation:
     def node(self, name: str) -> DomainNode:
         """The node of this host, ``mn`` or ``cn``, whose programs write a key log."""
         fqdn = fqdn_of(name)
-        return DomainNode(self.hosts[name], fqdn, self.directory, self._tokens[fqdn], NODE_PORT)
+        token = self._tokens[fqdn]
+        domains = list(DOMAINS.values())
+        return DomainNode(self.hosts[name], fqdn, self.directory, token, NODE_PORT, domains)
 
     def environment(self, name: str) -> dict[str, str]:
         """What programs of a host see; their handshakes can be opened."""
@@ -174,14 +176,9 @@ class Federation:
 
     def _start_servers(self) -> None:
         self._serve("account", "as")
-        # A coordinator hears of domains that are added later only after a minute, so b's is first.
-        for label in ("b", "a"):
+        for label in DOMAINS:
             for role in ROLES:
                 self._configure(label, role)
-            self._serve(f"{label}-dc", "dc")
-            self.servers[f"{label}-dc"].wait_for("serving ", START_TIMEOUT)
-        for label in DOMAINS:
-            for role in ("ns", "rs"):
                 self._serve(f"{label}-{role}", role)
         for process in self.servers.values():
             process.wait_for("serving ", START_TIMEOUT)

@@ -20,6 +20,8 @@ from ntmpatch.signalling.figures import ANSWERS, TITLES
 from ntmpatch.wire.control import Envelope, Kind, decode_untrusted, encode
 from ntmpatch.wire.control_messages import Ack
 
+pytestmark = pytest.mark.once
+
 WRITE = "run: python tests/support/protocol_document.py --write"
 
 
