@@ -64,8 +64,9 @@ class DnsLoad:
             while True:
                 answer = self._socket.recv(4096)
                 asked_at = self._asked_at.pop(int.from_bytes(answer[:2]), None)
-                if asked_at is not None and answer[3] & 0x0F in (0, 3):  # no error, NXDOMAIN
-                    self._latencies.append(time.monotonic() - asked_at)
+                is_whole = not answer[2] & 0x02  # else TC: it would have to be asked by TCP
+                if asked_at is not None and is_whole and answer[3] & 0x0F in (0, 3):
+                    self._latencies.append(time.monotonic() - asked_at)  # no error, NXDOMAIN
                     self._ask()
         except BlockingIOError:
             return

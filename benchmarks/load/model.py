@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from load.figures import number
 from ntmpatch.base.addresses import VIRTUAL_IPV4_SPACE
 from ntmpatch.servers.account.server import CERTIFICATE_LIFETIME
-from ntmpatch.servers.direction import server as direction
+from ntmpatch.servers.direction.server import SERVED_REGISTRATION_INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,9 +29,8 @@ UTILISATION = 0.5
 CONNECTIONS_A_PROCESS = 16_000
 """Of one NS process: the limit of runtime/streams.py."""
 RELAY_MESSAGE_SIZE = 1400
-REGISTRATION_INTERVAL: float = getattr(
-    direction, "SERVED_REGISTRATION_INTERVAL", direction.REGISTRATION_INTERVAL
-)
+INTERVAL = SERVED_REGISTRATION_INTERVAL
+"""Seconds between registrations of a node that an NS can wake."""
 NEEDED = (
     "registration_first",
     "registration_moved",
@@ -106,7 +105,7 @@ def _rows(figures: dict[str, Figure], day: Day) -> list[Row]:
         )
 
     return [
-        row("registration at its interval", DAY / REGISTRATION_INTERVAL, "registration_first"),
+        row("registration at its interval", DAY / INTERVAL, "registration_first"),
         row("move: registration", day.moves, "registration_moved", dc_handshakes=1),
         row("move: new connection to the NS", day.moves, "connection"),
         row("tunnel set up", day.tunnels, "tunnel", dc_handshakes=2, ns_handshakes=1),
@@ -117,7 +116,7 @@ def _rows(figures: dict[str, Figure], day: Day) -> list[Row]:
 
 def _assumptions(day: Day) -> str:
     return (
-        f"A node registers every {REGISTRATION_INTERVAL / 60:.0f} minutes, changes its network "
+        f"A node registers every {INTERVAL / 60:.0f} minutes, changes its network "
         f"{day.moves:.0f} times a day, sets up {day.tunnels:.0f} tunnels and is called as often; "
         f"its name is asked for {day.dns:.0f} times past all caches. Its sessions with servers "
         "have ended each time, so that handshakes come first. Of its "

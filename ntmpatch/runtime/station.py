@@ -96,6 +96,7 @@ class Station:
             drops=drops,
         )
         self.party = make_party(self.tunnel.public_key)
+        self.party.traced = trace.active
         self.carrier = Carrier(
             self.tunnel,
             on_packets=on_packets or _ignore_packets,

@@ -99,6 +99,8 @@ class Party:
         self.sources: dict[bytes, Endpoint] = {}
         """Where each peer was last seen, as the runtime told."""
         self.admission = Admission(self.provisional_limit)
+        self.traced = True
+        """Whether somebody wants to be told of every message (Traced effects)."""
         self.draining = False
         self.answers: Counter[tuple[str, str]] = Counter()
         """Requests so far by message and outcome: ``answered``, or the code of the refusal."""
@@ -531,6 +533,8 @@ class Party:
             self._pumping = False
 
     def _trace_message(self, envelope: Envelope, peer: bytes, *, sent: bool) -> None:
+        if not self.traced and not self.recorder:
+            return
         me, other = self.title, self.peer_name(peer)
         sender, receiver = (me, other) if sent else (other, me)
         if self.recorder and envelope.step in TITLES:
@@ -538,6 +542,8 @@ class Party:
             if recording is not None:
                 refused = envelope.kind is Kind.REFUSAL
                 recording.note(Step(self.now, envelope.step, sender, receiver, refused))
+        if not self.traced:
+            return
         self.emit(
             Traced(
                 at=self.now,

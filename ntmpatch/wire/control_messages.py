@@ -8,6 +8,7 @@ used again for something else.
 from __future__ import annotations
 
 import enum
+import functools
 import ipaddress
 from typing import Annotated, TypeAlias
 
@@ -33,6 +34,14 @@ PushToken: TypeAlias = Annotated[str, Meta(max_length=256, pattern=r"^[A-Za-z0-9
 Host: TypeAlias = Annotated[str, Meta(min_length=2, max_length=64)]
 
 
+@functools.lru_cache(maxsize=4096)  # a server meets the same hosts in message after message
+def _check_host(host: str) -> None:
+    """ValueError unless it is a numeric address."""
+    ipaddress.ip_address(host)
+    if not (host.isascii() and host.isprintable()):
+        raise ValueError("the zone of an address has strange characters")
+
+
 class Address(Struct, frozen=True, array_like=True):
     """An endpoint on the real network as it travels: numeric host and port.
 
@@ -43,9 +52,7 @@ class Address(Struct, frozen=True, array_like=True):
     port: Port
 
     def __post_init__(self) -> None:
-        ipaddress.ip_address(self.host)
-        if not (self.host.isascii() and self.host.isprintable()):
-            raise ValueError("the zone of an address has strange characters")
+        _check_host(self.host)
 
     def endpoint(self) -> Endpoint:
         """The same for the rooms that send."""

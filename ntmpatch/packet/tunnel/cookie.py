@@ -6,7 +6,6 @@ that it can receive there.
 
 from __future__ import annotations
 
-from collections import deque
 from hmac import compare_digest
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -106,13 +105,14 @@ class CookieHolder:
         self._lifetime = lifetime
         self._cookie: bytes | None = None
         self._cookie_at = 0.0
-        self._recent_mac1s: deque[bytes] = deque(maxlen=MAX_CALLS)
+        self._recent_mac1s: list[bytes] = []
 
     def stamp(self, message: bytes, now: float) -> bytes:
         """A handshake message with both MACs at its end filled in."""
         body = message[: -2 * MAC_SIZE]
         mac1 = keyed_mac(self._mac1_key, body)
         self._recent_mac1s.append(mac1)
+        del self._recent_mac1s[:-MAX_CALLS]
         if self._cookie is None or now - self._cookie_at >= self._lifetime:
             return body + mac1 + bytes(MAC_SIZE)
         return body + mac1 + keyed_mac(self._cookie, body + mac1)
