@@ -62,6 +62,13 @@ def toml(value: object) -> str:
     return json.dumps(value)
 
 
+def default_of(field: msgspec.structs.FieldInfo) -> object:
+    """What a key is if the file leaves it out."""
+    if field.default is msgspec.NODEFAULT:
+        return field.default_factory()
+    return field.default
+
+
 def undocumented() -> list[str]:
     """Keys without a meaning."""
     return [
@@ -88,7 +95,7 @@ def render() -> str:
         lines += ["| key | default | meaning |", "|---|---|---|"]
         for field in own_fields(kind):
             meaning = meanings.get(field.name, "").replace("``", "`").replace("|", "\\|")
-            lines.append(f"| `{field.encode_name}` | `{toml(field.default)}` | {meaning} |")
+            lines.append(f"| `{field.encode_name}` | `{toml(default_of(field))}` | {meaning} |")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
