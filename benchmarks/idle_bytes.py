@@ -10,7 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-from idle_bytes import Idle, with_notification_server, with_udp_keepalives
+from idle_bytes import Idle, with_notification_server
+from udp_keepalives import with_udp_keepalives
 
 
 def main() -> None:

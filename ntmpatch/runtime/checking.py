@@ -24,6 +24,7 @@ from ntmpatch.base.addresses import Endpoint, normalise_fqdn
 from ntmpatch.base.config import policy_of
 from ntmpatch.base.errors import ConfigError
 from ntmpatch.runtime.database import check_database
+from ntmpatch.runtime.devices import device_types
 from ntmpatch.runtime.dns import exempt_prefixes
 from ntmpatch.runtime.finder import make_finder, parse_resolver
 from ntmpatch.runtime.places import (
@@ -94,6 +95,11 @@ def configuration_problems(config: ServeConfig, roles: Sequence[str]) -> list[Pr
         problems += _token_problems(config, role, place)
     if "dc" in places:
         problems += _dns_problems(config)
+    if "ns" in places:
+        try:
+            device_types(config.ns.devices)
+        except ConfigError as error:
+            problems.append(Problem("ns", "devices", str(error)))
     try:
         ports = _ports(config, places)
     except PlaceError as error:

@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from idle_bytes import IPV4_TCP, with_udp_keepalives
 from lab_domain import (
     DIRECTION_PORT,
     DOMAIN,
@@ -17,6 +16,7 @@ from lab_domain import (
     clean_environment,
 )
 from lab_nat import NatKind
+from udp_keepalives import IPV4_TCP, with_udp_keepalives
 
 from ntmpatch.negotiation.heartbeat import MAX_INTERVAL
 from ntmpatch.servers.direction.server import SERVED_REGISTRATION_INTERVAL

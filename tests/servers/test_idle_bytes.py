@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from idle_bytes import with_notification_server, with_udp_keepalives
+from idle_bytes import with_notification_server
+from udp_keepalives import with_udp_keepalives
 
 pytestmark = pytest.mark.once
 

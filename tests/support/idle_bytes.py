@@ -1,4 +1,4 @@
-"""What an idle node behind a NAT sends, in bytes of IP, with an NS and with UDP keep-alives.
+"""What an idle node behind a NAT sends, in bytes of IP, with an NS.
 
 The domain runs in virtual time and says which control messages are exchanged and when; real tunnels
 then carry messages of these sizes, so that handshakes, confirmations and padding are what they are.
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from domain import Domain
 from tunnel_net import TunnelNet
+from udp_keepalives import HOUR, IPV4_TCP, IPV4_UDP
 
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.runtime.station import FIRST_RETRIES
@@ -19,12 +20,7 @@ from ntmpatch.wire.control import encode
 if TYPE_CHECKING:
     from virtual_network import Captured
 
-IPV4_UDP = 28
-"""Bytes of headers before a datagram."""
-IPV4_TCP = 52
-"""Of a segment, with time stamps (RFC 7323): an acknowledgment has no more."""
 FRAME_LENGTH = 2
-HOUR = 3600.0
 
 
 @dataclass
@@ -104,19 +100,3 @@ def _carry(messages: list[Captured], node: str, idle: Idle) -> None:
         elif source == "NS" and destination == "node":
             acknowledgments += 1
     idle.service += acknowledgments * IPV4_TCP  # at most: some ride along
-
-
-def with_udp_keepalives(interval: float, hours: float = 3.0) -> float:
-    """Bytes an hour of a tunnel whose idle end keeps its NAT open so (WireGuard's persistent
-    keep-alives, and the handshakes that keep the session they need).
-    """
-    net = TunnelNet()
-    node, server = net.add("node"), net.add("server")
-    server.add_peer(node.public_key)
-    peer = node.add_peer(
-        server.public_key, endpoint="server", persistent_keepalive_interval=interval
-    )
-    peer.initiate(net.now)
-    net.run(hours * HOUR)
-    sizes = [len(datagram) + IPV4_UDP for source, _, datagram in net.sent if source == "node"]
-    return sum(sizes) / hours
