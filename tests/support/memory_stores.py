@@ -224,8 +224,9 @@ class MemoryAccountStore:
         found = dict(self.leases)
         for account in self.accounts.values():
             lease = self.leases.get(domain_of(account.fqdn))
-            for led in account.domains if lease is not None else ():
-                found.setdefault(led, replace(lease, domain=led))
+            if lease is not None:
+                for led in account.domains:
+                    found.setdefault(led, replace(lease, domain=led))
         return [found[name] for name in sorted(found) if name > domain][:limit]
 
     # --- inside --------------------------------------------------------------------------
