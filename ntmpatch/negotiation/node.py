@@ -402,6 +402,8 @@ class NodeNegotiation(EnrolledParty):
 
     def _recalled(self, message: Recall, _: Request) -> Ack:
         """The DC began anew: register, if it is ours."""
+        if not self._registrar.is_coordinator(message.coordinator):
+            raise Refused(RefusalCode.NOT_AUTHORISED, "recall by another coordinator")
         self._registrar.recalled(message.coordinator)
         return Ack()
 

@@ -86,21 +86,22 @@ class Scene:
         return direction
 
     def _serve(self, server: Puppet) -> None:
-        """Become the notification server of node a."""
+        """Become the notification server of a node, which is the victim from now on."""
         domain = self.domain
         domain.notification_server.up = False
         assert server.meet(domain.coordinator)
         server.replies |= {m.ServiceRequest: Ack(), m.ServiceRegistration: Ack()}
         here = server.seat.endpoint
         announcement = ServerAnnouncement(server.certificate, (Address(here.host, here.port),), 0.0)
-
-        def serves_a() -> bool:
+        for _ in range(5):  # until the honest one counts as dead
             server.say(domain.coordinator, announcement)
             domain.network.run(5.0)
-            peer = server.seat.tunnel.peers.get(self.a.party.public_key)
-            return peer is not None and peer.current is not None
-
-        assert any(serves_a() for _ in range(40))
+        node: Any = domain.start_node("n", Endpoint("198.51.100.7", 1000))
+        domain.register(node)
+        self.victims["node"] = node
+        assert any(
+            isinstance(envelope.message, m.ServiceRegistration) for _, envelope in server.heard
+        )
 
     def certificate_of(self, who: str) -> bytes:
         """What anybody may have seen: certificates are no secrets."""
@@ -237,6 +238,7 @@ MESSAGES: dict[type[Message], Callable[[Scene, Puppet], Message]] = {
     m.ServiceRegistration: lambda s, _: m.ServiceRegistration(s.certificate_of("node")),
     m.NotificationRequest: lambda s, _: m.NotificationRequest(s.a.party.public_key),
     m.Notification: lambda _, e: m.Notification(e.public_key),
+    m.Recall: lambda _, e: m.Recall(e.public_key),
     m.RelayRequest: lambda s, e: m.RelayRequest((s.a.party.public_key, e.public_key), 9e8),
     m.FederationRequest: lambda *_: m.FederationRequest(),
     m.TraceRequest: lambda s, _: _trace(s),
@@ -288,6 +290,7 @@ ANSWERS: dict[str, dict[type[Message], dict[str, RefusalCode | None]]] = {
         m.RouteDirection: _EVERYBODY,
         # Its own NS may wake it, but for its own coordinator only.
         m.Notification: _EVERYBODY,
+        m.Recall: _EVERYBODY,
     },
 }
 """Receiver, type, enemy: the name of the refusal; None where the enemy may ask."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MESSAGE_TYPES: tuple[type[Message], ...] = typing.get_args(AnyMessage)
 
 HOSTS = ("192.0.2.7", "198.51.100.255", "2001:db8::7", "fe80::1%eth0", "::", "0.0.0.0")
+_PLAIN_LETTERS = "abXY019._"
+"""What every pattern allows."""
 _LETTERS = "abcxyz019.-_\n\x00\u00e4\u2603\U0001f980"
 
 
@@ -69,7 +71,8 @@ def _value(rng: random.Random, info: inspect.Type) -> Any:
         case inspect.BytesType():
             return rng.randbytes(_size(rng, info, 40))
         case inspect.StrType():
-            return "".join(rng.choice(_LETTERS) for _ in range(_size(rng, info, 20)))
+            letters = _LETTERS if info.pattern is None else _PLAIN_LETTERS
+            return "".join(rng.choice(letters) for _ in range(_size(rng, info, 20)))
         case inspect.IntType():
             low = info.ge if info.ge is not None else -(2**31)
             high = info.le if info.le is not None else 2**63 - 1
