@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from attack_scene import Scene, signed, state
+from attack_scene import Scene, state
 from msgspec.structs import replace
 
-from ntmpatch.crypto.noise import StaticKey
 from ntmpatch.servers.direction.finding import FoundCoordinator
 from ntmpatch.signalling.effects import Contact, Unresolved
 from ntmpatch.wire import control_messages as m
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from wire_domain import Puppet
 
 EVIL = "evil.example"
-PREFIX = "198.18.4.0/22"
 
 
 class Lies(Scene):
@@ -28,8 +27,11 @@ class Lies(Scene):
         super().__init__(2)
         domain = self.domain
         self.enemy: Puppet = domain.enrolled(f"dc.{EVIL}", "dc")
-        self.key = StaticKey(domain.rng.randbytes(32)).public
-        self.node = signed(domain, "node", f"x.{EVIL}", self.key)
+        node = domain.enrolled(f"x.{EVIL}", "node")
+        self.key, self.node = node.public_key, node.certificate
+        lease = domain.accounts.lease_prefixes(EVIL, 0.0)
+        self.address = ipaddress.ip_network(lease.ipv4_prefix)[9].packed
+        """One that is the enemy's to give."""
         place = self.enemy.seat.endpoint
         domain.names.found[EVIL] = [
             FoundCoordinator(f"dc.{EVIL}", (place,), self.enemy.certificate)
@@ -45,7 +47,7 @@ class Lies(Scene):
             "serial": 2**62,
             "certificate": self.node,
             "coordinator": self.enemy.certificate,
-            "ipv4": bytes((198, 18, 4, 9)),
+            "ipv4": self.address,
             "ipv6": b"",
             "endpoints": (self.place,),
             "initiate": False,
@@ -104,10 +106,10 @@ def test_what_it_must_not_answer(what: str) -> None:
     """A node of ours looks up x.evil.example."""
     lies = Lies()
     domain, a = lies.domain, lies.a
-    other = signed(domain, "node", f"y.{EVIL}", lies.key)
+    other = domain.enrolled(f"y.{EVIL}", "node").certificate
     good = m.InformationResponse(
         certificate=lies.node,
-        ipv4=bytes((198, 18, 4, 9)),
+        ipv4=lies.address,
         ipv6=b"",
         seen_endpoint=lies.place,
         local_endpoints=(lies.place,),
@@ -134,4 +136,4 @@ def test_what_it_must_not_answer(what: str) -> None:
     lies.enemy.replies[m.InformationRequest] = good
     a.party.resolve(f"x.{EVIL}", domain.network.now)
     domain.network.run(2.0)
-    assert a.of(Contact)[-1].public_key == lies.key
+    assert [each for each in a.of(Contact) if each.ipv4][-1].public_key == lies.key

@@ -7,6 +7,7 @@ refuses each enemy. A type or a handler in neither fails tests/attacks/test_ever
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from message_samples import sample
@@ -15,6 +16,7 @@ from wire_domain import Puppet, WireDomain
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.crypto.certificate import Certificate, issue
 from ntmpatch.wire import control_messages as m
+from ntmpatch.wire.control import Envelope, Kind, encode
 from ntmpatch.wire.control_messages import (
     Ack,
     Address,
@@ -45,6 +47,8 @@ class Scene:
         self.b = domain.start_node("b", B)
         domain.register(self.a, self.b)
         domain.resolve(self.a, "b")
+        self.ticket = domain.ticket("invited.home.example")
+        """Of somebody who has not enrolled yet; its id is known, its secret is not."""
         self.victims: dict[str, Any] = {
             "as": domain.account_server,
             "dc": domain.coordinator,
@@ -206,7 +210,14 @@ def _server_endpoint(enemy: Puppet) -> tuple[Address, ...]:
 
 
 def _sample(kind: type[Message]) -> Callable[[Scene, Puppet], Message]:
-    return lambda scene, _: sample(scene.domain.rng, kind)
+    def make(scene: Scene, _: Puppet) -> Message:
+        while True:
+            message: Message = sample(scene.domain.rng, kind)
+            with contextlib.suppress(ValueError):  # all fields at their largest do not fit
+                encode(Envelope(bytes(8), Kind.REQUEST, "", message))
+                return message
+
+    return make
 
 
 MESSAGES: dict[type[Message], Callable[[Scene, Puppet], Message]] = {
@@ -217,6 +228,9 @@ MESSAGES: dict[type[Message], Callable[[Scene, Puppet], Message]] = {
         "a.home.example", s.a.party.public_key
     ),
     m.PrefixLeaseRequest: lambda *_: m.PrefixLeaseRequest("home.example"),
+    m.KeyRotationRequest: lambda s, _: m.KeyRotationRequest(s.ticket.token_id, bytes(32)),
+    m.RevocationsRequest: lambda *_: m.RevocationsRequest(),
+    m.RevocationNotice: lambda s, _: m.RevocationNotice(s.b.party.public_key, 1),
     # coordinator
     m.RegistrationRequest: lambda s, e: m.RegistrationRequest(
         s.certificate_of("node"), _server_endpoint(e), "none", 2**62
@@ -248,7 +262,7 @@ MESSAGES: dict[type[Message], Callable[[Scene, Puppet], Message]] = {
         for kind in (
             m.Ack, m.Refusal, m.EnrolmentResponse, m.AuthenticationVerdict, m.PrefixLeaseResponse,
             m.RegistrationResponse, m.AnnouncementResponse, m.InformationResponse, m.RelayGrant,
-            m.FederationResponse, m.TraceResponse,
+            m.FederationResponse, m.TraceResponse, m.Revocations,
         )
     },
 }  # fmt: skip
@@ -256,16 +270,22 @@ MESSAGES: dict[type[Message], Callable[[Scene, Puppet], Message]] = {
 _NO = RefusalCode.NOT_AUTHORISED
 _CERTIFICATE = RefusalCode.CERTIFICATE_INVALID
 _EVERYBODY: dict[str, RefusalCode | None] = dict.fromkeys(ENEMIES, _NO)
+_ENROLLED = {**_EVERYBODY, "stranger": RefusalCode.NOT_ENROLLED}
 
 ANSWERS: dict[str, dict[type[Message], dict[str, RefusalCode | None]]] = {
     "as": {
         m.EnrolmentRequest: dict.fromkeys(ENEMIES, RefusalCode.TOKEN_WRONG),
         # Whoever is enrolled may renew its own, and nobody else's: there is no name in it.
-        m.CertificateRenewal: {**dict.fromkeys(ENEMIES), "stranger": _NO},
-        # A DC may ask about any name: the verdict is no secret.
-        m.AuthenticationInquiry: {**_EVERYBODY, "dc": None},
-        m.PrefixLeaseRequest: _EVERYBODY,
-        m.FederationRequest: {**_EVERYBODY, "dc": None},
+        m.CertificateRenewal: {**dict.fromkeys(ENEMIES), "stranger": RefusalCode.NOT_ENROLLED},
+        # A DC may ask about any name, and who was revoked: neither is a secret.
+        m.AuthenticationInquiry: {**_ENROLLED, "dc": None},
+        m.RevocationsRequest: {**_ENROLLED, "dc": None},
+        m.FederationRequest: {**_ENROLLED, "dc": None},
+        m.PrefixLeaseRequest: _ENROLLED,
+        m.KeyRotationRequest: {
+            **dict.fromkeys(ENEMIES, RefusalCode.TOKEN_WRONG),
+            "stranger": RefusalCode.NOT_ENROLLED,
+        },
     },
     "dc": {
         m.RegistrationRequest: dict.fromkeys(ENEMIES, _CERTIFICATE),
@@ -277,6 +297,7 @@ ANSWERS: dict[str, dict[type[Message], dict[str, RefusalCode | None]]] = {
         m.InformationRequest: _EVERYBODY,
         m.RouteDirection: _EVERYBODY,
         m.FederationRequest: {**dict.fromkeys(ENEMIES, RefusalCode.NOT_REGISTERED), "node": None},
+        m.RevocationsRequest: {**dict.fromkeys(ENEMIES, RefusalCode.NOT_REGISTERED), "node": None},
         m.TraceRequest: dict.fromkeys(ENEMIES, RefusalCode.OTHER),
     },
     "ns": {
@@ -291,6 +312,7 @@ ANSWERS: dict[str, dict[type[Message], dict[str, RefusalCode | None]]] = {
         # Its own NS may wake it, but for its own coordinator only.
         m.Notification: _EVERYBODY,
         m.Recall: _EVERYBODY,
+        m.RevocationNotice: _EVERYBODY,
     },
 }
 """Receiver, type, enemy: the name of the refusal; None where the enemy may ask."""
