@@ -46,13 +46,16 @@ def run(count: int, seed: int, jobs: int, names: tuple[str, ...]) -> int:
     began_at = time.monotonic()
     # Spawned: a fork would carry the hub of the first process along.
     with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=20) as pool:
-        for done, found in pool.imap_unordered(play_block, blocks):
-            counts += done
-            findings += found
-            for finding in found:
-                print(f"Found: {finding}", flush=True)
-            if sys.stderr.isatty():
-                print(f"\r{counts.total():,} inputs", end="", file=sys.stderr)
+        try:
+            for done, found in pool.imap_unordered(play_block, blocks):
+                counts += done
+                findings += found
+                for finding in found:
+                    print(f"Found: {finding}", flush=True)
+                if sys.stderr.isatty():
+                    print(f"\r{counts.total():,} inputs", end="", file=sys.stderr)
+        except KeyboardInterrupt:
+            print("Interrupted; so far:")
     elapsed = time.monotonic() - began_at
     report(counts, elapsed)
     print(f"{len(findings)} findings")
