@@ -22,7 +22,7 @@ from ntmpatch.signalling.engine import Outcome, Request, TransactionEngine
 from ntmpatch.signalling.errors import Refused, Silent
 from ntmpatch.signalling.figures import ANSWERS, TITLES
 from ntmpatch.signalling.process import Ask, Event, Process, Sleep, Waits
-from ntmpatch.signalling.recording import Recorder, Recording, Step
+from ntmpatch.signalling.recording import RECORDING_LIFETIME, Recorder, Recording, Step
 from ntmpatch.wire.control import Envelope, Kind, UnknownMessage, decode_untrusted
 from ntmpatch.wire.control_messages import Message, Refusal, RefusalCode
 
@@ -339,6 +339,8 @@ class Party:
             return
         if self.recorder.of(request.transaction_id) is None:  # else we asked ourselves
             self.recorder.begin(request.peer, request.transaction_id, self.now)
+            expires_at = self.now + RECORDING_LIFETIME
+            self.call_at("recordings", expires_at, lambda: self.recorder.expire(self.now))
 
     def _dispatch(self, request: Request) -> None:
         handler = self._handlers.get(type(request.message))

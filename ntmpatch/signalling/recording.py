@@ -71,7 +71,7 @@ class Recorder:
 
     def begin(self, peer: bytes, transaction_id: bytes, now: float) -> Recording:
         """Record from now on what belongs to this transaction, which ``peer`` began."""
-        self._expire(now)
+        self.expire(now)
         of_peer = [key for key in self._kept if key[0] == peer]
         if len(of_peer) >= MAX_RECORDINGS_PER_PEER:
             self._drop(of_peer[0])
@@ -95,7 +95,7 @@ class Recorder:
 
     def made_for(self, peer: bytes, transaction_id: bytes, now: float) -> Recording | None:
         """What ``peer`` asked to be recorded with this transaction, if it is still kept."""
-        self._expire(now)
+        self.expire(now)
         kept = self._kept.get((peer, transaction_id))
         return kept[0] if kept is not None else None
 
@@ -105,10 +105,11 @@ class Recorder:
             if kept is recording:
                 self._drop(key)
 
-    def _expire(self, now: float) -> None:
+    def expire(self, now: float) -> None:
+        """Forget what is older than `RECORDING_LIFETIME`."""
         while self._kept:
             key, (recording, _) = next(iter(self._kept.items()))
-            if now - recording.began_at < RECORDING_LIFETIME:
+            if now < recording.began_at + RECORDING_LIFETIME:
                 return
             self._drop(key)
 

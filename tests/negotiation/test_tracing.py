@@ -183,6 +183,9 @@ def test_without_the_flag_nothing_is_kept() -> None:
     assert not any(trace.recorders())
     trace.set_up()
     assert sum(map(bool, trace.recorders())) == 4, "MN, both DCs and CN's NS"
+    trace.tracer.end("cn.b.example")
+    trace.network.run(RECORDING_LIFETIME + 1.0)
+    assert not any(trace.recorders())
 
 
 def test_recordings_are_few_and_forgotten() -> None:
