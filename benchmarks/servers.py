@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -76,6 +77,8 @@ def _tell(name: str, figures: list[Figure], begun: float) -> None:
 
 def main() -> None:
     """Measure, and print or keep the figures."""
+    # So that the servers end as well when this is told to.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", nargs="+", choices=[*PARTS, "crowd"], metavar="PART")
     parser.add_argument("--seconds", type=float, default=4.0, help="of one run")

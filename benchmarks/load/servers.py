@@ -85,6 +85,7 @@ class Servers:
         self._config = config
         self._state = serve_state(config)
         self._accounts = Accounts(config)
+        self._signing_key = self._accounts.signing_keys.signing(time.time())
         self._engine = server_database(config, self._state, "account")
         with self._engine.begin() as connection:
             # One domain has more nodes here than an AS leases addresses for by default.
@@ -128,8 +129,8 @@ class Servers:
         return World(
             account_server=StaticKey(self._accounts.private_key).public,
             account_server_endpoint=Endpoint(SERVERS_HOST, self._ports["as"]),
-            signing_key=self._accounts.signing_key,
-            signing_public_key=signing_public_key(self._accounts.signing_key),
+            signing_key=self._signing_key,
+            signing_public_key=signing_public_key(self._signing_key),
             coordinator=StaticKey(self._state.private_key("dc.key")).public,
             coordinator_certificate=EnrolmentState.decode(stored).certificate,
             coordinator_endpoint=Endpoint(SERVERS_HOST, self._ports["dc"]),
@@ -144,7 +145,7 @@ class Servers:
                 "fqdn": node_name(number),
                 "role": "node",
                 "public_key": StaticKey(node_key(number)).public,
-                "certificate": node_certificate(number, self._accounts.signing_key),
+                "certificate": node_certificate(number, self._signing_key),
                 "created_at": now,
             }
             for number in numbers
