@@ -216,6 +216,8 @@ MESSAGES: dict[type[Message], Callable[[Scene, Puppet], Message]] = {
         "a.home.example", s.a.party.public_key
     ),
     m.PrefixLeaseRequest: lambda *_: m.PrefixLeaseRequest("home.example"),
+    m.KeyRotationRequest: lambda *_: m.KeyRotationRequest(b"i" * 8, b"s" * 32),
+    m.RevocationsRequest: lambda *_: m.RevocationsRequest(),
     # coordinator
     m.RegistrationRequest: lambda s, e: m.RegistrationRequest(
         s.certificate_of("node"), _server_endpoint(e), "none", 2**62
@@ -239,6 +241,7 @@ MESSAGES: dict[type[Message], Callable[[Scene, Puppet], Message]] = {
     m.Notification: lambda _, e: m.Notification(e.public_key),
     m.RelayRequest: lambda s, e: m.RelayRequest((s.a.party.public_key, e.public_key), 9e8),
     m.FederationRequest: lambda *_: m.FederationRequest(),
+    m.RevocationNotice: lambda s, _: m.RevocationNotice(s.b.party.public_key, 1),
     m.TraceRequest: lambda s, _: _trace(s),
     # what only ever answers
     **{
@@ -246,7 +249,7 @@ MESSAGES: dict[type[Message], Callable[[Scene, Puppet], Message]] = {
         for kind in (
             m.Ack, m.Refusal, m.EnrolmentResponse, m.AuthenticationVerdict, m.PrefixLeaseResponse,
             m.RegistrationResponse, m.AnnouncementResponse, m.InformationResponse, m.RelayGrant,
-            m.FederationResponse, m.TraceResponse,
+            m.FederationResponse, m.TraceResponse, m.Revocations,
         )
     },
 }  # fmt: skip
@@ -254,16 +257,23 @@ MESSAGES: dict[type[Message], Callable[[Scene, Puppet], Message]] = {
 _NO = RefusalCode.NOT_AUTHORISED
 _CERTIFICATE = RefusalCode.CERTIFICATE_INVALID
 _EVERYBODY: dict[str, RefusalCode | None] = dict.fromkeys(ENEMIES, _NO)
+_AT_THE_AS: dict[str, RefusalCode | None] = {**_EVERYBODY, "stranger": RefusalCode.NOT_ENROLLED}
+_ENROLLED_MAY: dict[str, RefusalCode | None] = {
+    **dict.fromkeys(ENEMIES), "stranger": RefusalCode.NOT_ENROLLED
+}  # fmt: skip
 
 ANSWERS: dict[str, dict[type[Message], dict[str, RefusalCode | None]]] = {
     "as": {
         m.EnrolmentRequest: dict.fromkeys(ENEMIES, RefusalCode.TOKEN_WRONG),
         # Whoever is enrolled may renew its own, and nobody else's: there is no name in it.
-        m.CertificateRenewal: {**dict.fromkeys(ENEMIES), "stranger": _NO},
+        m.CertificateRenewal: _ENROLLED_MAY,
+        # Nor has it another's key followed by one of its own.
+        m.KeyRotationRequest: _ENROLLED_MAY,
         # A DC may ask about any name: the verdict is no secret.
-        m.AuthenticationInquiry: {**_EVERYBODY, "dc": None},
-        m.PrefixLeaseRequest: _EVERYBODY,
-        m.FederationRequest: {**_EVERYBODY, "dc": None},
+        m.AuthenticationInquiry: {**_AT_THE_AS, "dc": None},
+        m.PrefixLeaseRequest: _AT_THE_AS,
+        m.FederationRequest: {**_AT_THE_AS, "dc": None},
+        m.RevocationsRequest: {**_AT_THE_AS, "dc": None},
     },
     "dc": {
         m.RegistrationRequest: dict.fromkeys(ENEMIES, _CERTIFICATE),
@@ -275,6 +285,7 @@ ANSWERS: dict[str, dict[type[Message], dict[str, RefusalCode | None]]] = {
         m.InformationRequest: _EVERYBODY,
         m.RouteDirection: _EVERYBODY,
         m.FederationRequest: {**dict.fromkeys(ENEMIES, RefusalCode.NOT_REGISTERED), "node": None},
+        m.RevocationsRequest: {**dict.fromkeys(ENEMIES, RefusalCode.NOT_REGISTERED), "node": None},
         m.TraceRequest: dict.fromkeys(ENEMIES, RefusalCode.OTHER),
     },
     "ns": {
@@ -288,6 +299,7 @@ ANSWERS: dict[str, dict[type[Message], dict[str, RefusalCode | None]]] = {
         m.RouteDirection: _EVERYBODY,
         # Its own NS may wake it, but for its own coordinator only.
         m.Notification: _EVERYBODY,
+        m.RevocationNotice: _EVERYBODY,
     },
 }
 """Receiver, type, enemy: the name of the refusal; None where the enemy may ask."""

@@ -151,6 +151,7 @@ class DirectionServer(EnrolledParty):
                 self.locations.put(Node(record))
                 self.introduce(record.public_key, "node", record.fqdn)
         # What was revoked while we were away, nodes learn as they register with us anew.
+        self.meet_account_server(initiate=True)
         yield from self.revoking.poll()
         self.revoking.known_from_before(node.public_key for node in self.locations.nodes())
         self._began_at = self.now
