@@ -45,7 +45,7 @@ class Lies(Scene):
             "serial": 2**62,
             "certificate": self.node,
             "coordinator": self.enemy.certificate,
-            "ipv4": bytes((198, 18, 4, 9)),
+            "ipv4": bytes((198, 18, 16, 9)),
             "ipv6": b"",
             "endpoints": (self.place,),
             "initiate": False,
@@ -107,7 +107,7 @@ def test_what_it_must_not_answer(what: str) -> None:
     other = signed(domain, "node", f"y.{EVIL}", lies.key)
     good = m.InformationResponse(
         certificate=lies.node,
-        ipv4=bytes((198, 18, 4, 9)),
+        ipv4=bytes((198, 18, 16, 9)),
         ipv6=b"",
         seen_endpoint=lies.place,
         local_endpoints=(lies.place,),

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         ("cut", RefusalCode.CERTIFICATE_INVALID),
         ("changed", RefusalCode.CERTIFICATE_INVALID),
         ("of another domain", RefusalCode.NOT_AUTHORISED),
-        ("of an older key of the name", RefusalCode.REVOKED),
+        ("of an older key of the name", RefusalCode.NOT_ENROLLED),
     ],
 )
 def test_a_node_registers_under_the_name_that_the_as_gave_its_key_only(

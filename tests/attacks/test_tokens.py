@@ -38,7 +38,7 @@ def test_a_token_makes_one_key_a_member_and_no_second_one() -> None:
     assert isinstance(owner.ask(server, request), EnrolmentResponse)
     assert state(server) == before
     # Nor does having tried make the thief somebody.
-    assert thief.try_(server, CertificateRenewal()) is RefusalCode.NOT_AUTHORISED
+    assert thief.try_(server, CertificateRenewal()) is RefusalCode.NOT_ENROLLED
 
 
 @pytest.mark.parametrize(
