@@ -150,13 +150,14 @@ class DirectionServer(EnrolledParty):
             if self.leads(record.fqdn):  # others may share the database
                 self.locations.put(Node(record))
                 self.introduce(record.public_key, "node", record.fqdn)
+        self.start(self._federation.keep(), what="list of domains")
         # What was revoked while we were away, nodes learn as they register with us anew.
+        self.meet_account_server(initiate=True)
         yield from self.revoking.poll()
         self.revoking.known_from_before(node.public_key for node in self.locations.nodes())
         self._began_at = self.now
         self.emit(Ready(self.role, self.name))
         self.start(self._poke(), what="calling nodes")
-        self.start(self._federation.keep(), what="list of domains")
         self.start(self.revoking.keep(), what="list of revocations")
         if enrolled_before:
             yield from self.certify()  # so that the AS names the endpoints that we have now
