@@ -401,7 +401,9 @@ class NodeNegotiation(EnrolledParty):
         return Reply(Ack(), to=message.coordinator, kind=Kind.RESPONSE)
 
     def _recalled(self, message: Recall, _: Request) -> Ack:
-        """The DC began anew: register, if it is ours."""
+        """Our DC wants us to register again."""
+        if not self._registrar.is_coordinator(message.coordinator):
+            raise Refused(RefusalCode.NOT_AUTHORISED, "recall for another coordinator")
         self._registrar.recalled(message.coordinator)
         return Ack()
 

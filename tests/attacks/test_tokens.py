@@ -84,7 +84,9 @@ def test_a_node_that_the_thief_was_faster_than_says_so_and_stops() -> None:
     domain = WireDomain(4)
     domain.start_servers()
     ticket = domain.ticket("x.home.example")
-    thief: Any = domain.start_node("x", Endpoint("198.51.100.8", 1), token=ticket)
+    thief: Any = domain.start_node(
+        "x", Endpoint("198.51.100.8", 1), token=ticket, device_type="none"
+    )
     domain.register(thief)
     owner: Any = domain.start_node("x", Endpoint("198.51.100.9", 1), token=ticket)
     assert domain.network.run(10.0, lambda: any(each.fatal for each in owner.of(Failed)))

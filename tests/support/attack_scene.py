@@ -14,6 +14,7 @@ from wire_domain import Puppet, WireDomain
 
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.crypto.certificate import Certificate, issue
+from ntmpatch.negotiation.service import FAILURES_BEFORE_ANOTHER
 from ntmpatch.wire import control_messages as m
 from ntmpatch.wire.control_messages import (
     Ack,
@@ -88,7 +89,10 @@ class Scene:
     def _serve(self, server: Puppet) -> None:
         """Become the notification server of node a."""
         domain = self.domain
-        domain.notification_server.up = False
+        before = domain.notification_server
+        before.up = False
+        for _ in range(FAILURES_BEFORE_ANOTHER):  # its kernel, and then nobody, answers node a
+            self.a.party.connection_failed(before.party.public_key, domain.network.now)
         assert server.meet(domain.coordinator)
         server.replies |= {m.ServiceRequest: Ack(), m.ServiceRegistration: Ack()}
         here = server.seat.endpoint
@@ -237,6 +241,7 @@ MESSAGES: dict[type[Message], Callable[[Scene, Puppet], Message]] = {
     m.ServiceRegistration: lambda s, _: m.ServiceRegistration(s.certificate_of("node")),
     m.NotificationRequest: lambda s, _: m.NotificationRequest(s.a.party.public_key),
     m.Notification: lambda _, e: m.Notification(e.public_key),
+    m.Recall: lambda _, e: m.Recall(e.public_key),
     m.RelayRequest: lambda s, e: m.RelayRequest((s.a.party.public_key, e.public_key), 9e8),
     m.FederationRequest: lambda *_: m.FederationRequest(),
     m.TraceRequest: lambda s, _: _trace(s),
@@ -288,6 +293,7 @@ ANSWERS: dict[str, dict[type[Message], dict[str, RefusalCode | None]]] = {
         m.RouteDirection: _EVERYBODY,
         # Its own NS may wake it, but for its own coordinator only.
         m.Notification: _EVERYBODY,
+        m.Recall: _EVERYBODY,
     },
 }
 """Receiver, type, enemy: the name of the refusal; None where the enemy may ask."""
