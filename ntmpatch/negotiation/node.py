@@ -239,7 +239,7 @@ class NodeNegotiation(EnrolledParty):
 
     def _woken_untrusted(self, payload: bytes) -> None:
         if not payload:
-            self._registrar.lost()
+            self._registrar.wanted()
             return
         envelope = decode_untrusted(payload)
         message = envelope.message
