@@ -239,7 +239,7 @@ class NodeNegotiation(EnrolledParty):
 
     def _woken_untrusted(self, payload: bytes) -> None:
         if not payload:
-            self._registrar.lost()
+            self._registrar.wanted()
             return
         envelope = decode_untrusted(payload)
         message = envelope.message
@@ -401,9 +401,9 @@ class NodeNegotiation(EnrolledParty):
         return Reply(Ack(), to=message.coordinator, kind=Kind.RESPONSE)
 
     def _recalled(self, message: Recall, _: Request) -> Ack:
-        """The DC began anew: register, if it is ours."""
+        """Our DC wants us to register again."""
         if not self._registrar.is_coordinator(message.coordinator):
-            raise Refused(RefusalCode.NOT_AUTHORISED, "recall by another coordinator")
+            raise Refused(RefusalCode.NOT_AUTHORISED, "recall for another coordinator")
         self._registrar.recalled(message.coordinator)
         return Ack()
 

@@ -41,6 +41,8 @@ LEAVE_TIMEOUT = 0.6
 SILENCES_BEFORE_ASKING_AS = 2
 MAX_DOMAINS = 1000
 """Domains that a node keeps in mind; of a larger federation, those named in its configuration."""
+RECALL_INTERVAL = 5.0
+"""Seconds between a registration and the next one that an NS, or whatever wakes us, can cause."""
 RECENT = 1.0
 """Seconds after a registration in which a new session with the DC is no reason for another."""
 _FATAL = frozenset(
@@ -175,7 +177,15 @@ class Registrar:
         """The NS says that the DC began anew: it does not know us until we register."""
         if coordinator == self._coordinator:
             self.service.heard()
+            self.wanted()
+
+    def wanted(self) -> None:
+        """Register, but not at anybody's pace."""
+        due_at = self._registered_at + RECALL_INTERVAL
+        if due_at <= self._party.now:
             self.lost()
+        elif not self._under_way:
+            self._party.call_at("register", due_at, self.lost)
 
     # --- registration with the DC ------------------------------------------------------------
 

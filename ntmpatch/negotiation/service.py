@@ -246,6 +246,8 @@ class NotificationService:
                 self._check_at(now + interval + HEARTBEAT_GRACE)
         else:
             heartbeat.missed()
+            missing = Silent(f"no heart-beat after {interval:.0f} s of silence")
+            party.emit(Failed(missing, "notification service"))
             self._unserved()
             assert self.server is not None
             party.emit(Reconnect(self.server))

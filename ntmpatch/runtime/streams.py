@@ -129,12 +129,13 @@ class TunnelStream:
         """Probe the far end whenever it was silent for ``interval`` seconds (RFC 1122 4.2.3.6)."""
         if self._socket is None:
             return
+        idle = max(1, round(interval))
+        # Linux waits for this long after every probe, also after one that was answered.
+        again = min(PROBE_INTERVAL, idle)
         with contextlib.suppress(OSError):  # it broke: the watcher tells
-            self._socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPINTVL, PROBE_INTERVAL)
+            self._socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPINTVL, again)
             self._socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPCNT, PROBES)
-            self._socket.setsockopt(
-                _socket.IPPROTO_TCP, _socket.TCP_KEEPIDLE, max(1, round(interval))
-            )
+            self._socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPIDLE, idle)
             self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
 
     def segments_received(self) -> int | None:

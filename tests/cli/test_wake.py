@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,11 @@ def test_a_node_that_is_woken_by_push_is_found(
         look_up = "import socket; print(socket.gethostbyname('b.home.example'))"
         run = [*COMMAND, "run", "--token", add("a"), "--state", str(tmp_path / "a"), "-c", look_up]
         subprocess.run(run, check=True, timeout=60, capture_output=True)
+        # The node may have been found before its receiver was done.
+        for _ in range(200):
+            if gateway.woken:
+                break
+            time.sleep(0.1)
         assert gateway.woken == [("/push/abc%3A1", "b.home.example", 0)]
 
         assert wake() == 0

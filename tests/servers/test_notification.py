@@ -15,8 +15,10 @@ from ntmpatch.servers.notification.devices import Device
 from ntmpatch.servers.notification.server import RECALL_INTERVAL
 from ntmpatch.signalling.effects import Contact, Failed, Forget, Resolved, Unresolved
 from ntmpatch.signalling.errors import Refused
+from ntmpatch.signalling.process import ask
 from ntmpatch.wire.control import Kind
 from ntmpatch.wire.control_messages import (
+    Ack,
     Message,
     Recall,
     RefusalCode,
@@ -137,6 +139,19 @@ def test_after_a_restart_of_the_dc_its_ns_brings_the_nodes_back_within_seconds(c
     assert not sent(domain, ServiceRegistration, restarted_at)
     assert not any(keeps_udp_open(domain, node) for node in nodes)
     assert isinstance(domain.resolve(caller(domain), "n0"), Resolved)
+
+
+def test_recalls_without_end_cost_a_registration_in_five_seconds() -> None:
+    domain = ready_domain(11)
+    (b,) = nodes_behind_nats(domain, 1)
+    ns = domain.notification_server
+    domain.network.run(60.0)
+    began_at = domain.network.now
+    for _ in range(600):
+        recall = Recall(domain.coordinator.party.public_key)
+        ns.party.start(ask(b.party.public_key, recall, Ack, timeout=1.0))
+        domain.network.run(0.05)
+    assert 5 <= len(sent(domain, RegistrationRequest, began_at)) <= 7
 
 
 def test_a_look_up_before_that_finds_the_node_through_any_ns() -> None:
@@ -375,7 +390,7 @@ def test_what_a_node_is_woken_with_moves_it_to_nothing_else() -> None:
     senders = [m for m in domain.network.captured[captured:] if m.sender.startswith("node b")]
     assert not senders
     assert b.party.woken(b"", domain.network.now)  # "your coordinator wants you"
-    domain.network.run(0.5)
+    domain.network.run(5.0)
     assert sent(domain, RegistrationRequest)[-1].sender == "node b.home.example"
 
 
