@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 from enum import Enum
+from hashlib import blake2s
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -105,8 +106,8 @@ class ReflectionLimit:
             prefix = ipaddress.IPv6Address(source).packed[:IPV6_PREFIX_SIZE]
         else:
             prefix = source.rpartition(".")[0].encode()
-        # Python's hash of bytes is SipHash.
-        index = hash(self._key + prefix) % BUCKETS
+        digest = blake2s(prefix, digest_size=4, key=self._key).digest()
+        index = int.from_bytes(digest) % BUCKETS
         bucket = self._buckets[index]
         if bucket is None:
             bucket = self._buckets[index] = _Bucket(self._most, now)
