@@ -33,6 +33,7 @@ pytestmark = pytest.mark.once
 OPERATIONS = int(os.environ.get("NTMPATCH_EXAMPLES", "1000"))
 PROCESSES = 4
 ROUNDS = 12
+TOKENS = 50
 
 
 @pytest.mark.parametrize("seed", [3])
@@ -80,8 +81,7 @@ def test_processes_that_share_a_database_never_give_one_thing_to_two(database: D
         stores.add(f"t{number}", None, number, EPOCH)
     stores.engine.dispose()
 
-    def compete(me: int) -> list[Any]:
-        own = RealStores(open_database(database.url))
+    def compete(own: RealStores, me: int) -> list[Any]:
         rng = random.Random(me)
         answers: list[Any] = []
         for number in rng.sample(range(ROUNDS), ROUNDS):
@@ -111,7 +111,7 @@ def test_processes_that_share_a_database_never_give_one_thing_to_two(database: D
         polled = stores.accounts.revocations_since(serials[-1] if serials else 0, EPOCH, 100)
         serials.extend(each.serial for each in polled)
 
-    answers = in_processes(compete, watch)
+    answers = in_processes(database.url, compete, watch)
     told: dict[tuple[str, Any], set[str]] = {}
     for kind, what, _, answer in answers:
         told.setdefault((kind, what), set()).add(json.dumps(answer))
@@ -136,17 +136,16 @@ def test_processes_that_share_a_database_never_give_one_thing_to_two(database: D
 
 def test_a_token_that_several_processes_redeem_at_once_is_one_key_s(database: Database) -> None:
     stores = RealStores(open_database(database.url))
-    for number in range(ROUNDS):
+    for number in range(TOKENS):
         stores.add(f"t{number}", None, number, EPOCH)
     stores.engine.dispose()
 
-    def compete(me: int) -> list[Any]:
-        own = RealStores(open_database(database.url))
-        outcomes = [own.apply(("redeem", [n, True, 100 * me + n, EPOCH])) for n in range(ROUNDS)]
+    def compete(own: RealStores, me: int) -> list[Any]:
+        outcomes = [own.apply(("redeem", [n, True, 100 * me + n, EPOCH])) for n in range(TOKENS)]
         return [[number, me, outcome] for number, outcome in enumerate(outcomes)]
 
-    answers = in_processes(compete, lambda: None)
-    for number in range(ROUNDS):
+    answers = in_processes(database.url, compete, lambda: None)
+    for number in range(TOKENS):
         winners = [me for n, me, outcome in answers if n == number and "Account(" in outcome]
         losers = [outcome for n, _, outcome in answers if n == number and "Account(" not in outcome]
         assert losers == ["TOKEN_USED"] * (PROCESSES - 1)
@@ -157,9 +156,14 @@ def test_a_token_that_several_processes_redeem_at_once_is_one_key_s(database: Da
         assert stores.snapshot()["tokens"][token_of(number)[0]][3] == account.public_key
 
 
-def in_processes(compete: Callable[[int], list[Any]], meanwhile: Callable[[], None]) -> list[Any]:
-    """What ``compete(1)``, ``compete(2)``… answer, each in a process, all begun together."""
-    starts, starter = os.pipe()
+def in_processes(
+    url: str, compete: Callable[[RealStores, int], list[Any]], meanwhile: Callable[[], None]
+) -> list[Any]:
+    """What ``compete(stores, 1)``, ``(stores, 2)``… answer, each in a process of its own.
+
+    They begin together, when all have opened the database.
+    """
+    start, starter = os.pipe()
     readers = []
     for me in range(1, PROCESSES + 1):
         reader, writer = os.pipe()
@@ -167,15 +171,20 @@ def in_processes(compete: Callable[[int], list[Any]], meanwhile: Callable[[], No
             status = 1
             try:
                 os.close(starter)
-                os.read(starts, 1)
+                stores = RealStores(open_database(url))
+                stores.accounts.accounts()
+                os.write(writer, b" ")
+                os.read(start, 1)  # the end, when all are let go
                 with os.fdopen(writer, "w") as out:
-                    json.dump(compete(me), out)
+                    json.dump(compete(stores, me), out)
                 status = 0
             finally:
                 os._exit(status)
         os.close(writer)
         readers.append(reader)
-    os.close(starts)
+    for reader in readers:
+        assert os.read(reader, 1) == b" "
+    os.close(start)
     os.close(starter)
     answers: list[Any] = []
     for reader in readers:
