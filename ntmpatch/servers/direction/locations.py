@@ -33,8 +33,6 @@ class Node:
     notification_server: bytes | None = None
     served_until: float = 0.0
     """When the notification service must be asked for again."""
-    push_token: str = ""
-    """Where that service finds the node, if not at the end of a connection."""
     stored_at: float = float("-inf")
     """Since when the store holds ``record`` (but for ``registered_at``), by this party's clock."""
 

@@ -313,6 +313,7 @@ class DirectionServer(EnrolledParty):
             seen_endpoint=seen,
             local_endpoints=tuple(address.endpoint() for address in message.local_endpoints),
             device_type=message.device_type,
+            push_token=message.push_token,
             registered_at=self.wall_clock(),
         )
         record, stored_at = yield from self._keep(record, message.serial)
@@ -327,7 +328,6 @@ class DirectionServer(EnrolledParty):
         self.introduce(key, "node", record.fqdn)
         self.admission.confirm(key)
         self.note("registered", node=record.fqdn, seen=seen, device=record.device_type)
-        node.push_token = message.push_token
         yield from self.services.serve(
             node, request.step, served_by=message.served_by, failed=message.failed_server
         )

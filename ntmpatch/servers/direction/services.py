@@ -74,7 +74,7 @@ class ServiceChooser:
                 node.record.fqdn,
                 node.record.device_type,
                 SERVICE_LIFETIME,
-                node.push_token,
+                node.record.push_token,
             ),
             Ack,
             step,
@@ -120,7 +120,8 @@ class ServiceChooser:
                 party.emit(Failed(silence, "notification"))
             except Refused as refusal:
                 party.emit(Failed(refusal, "notification"))
-                if refusal.code is RefusalCode.NOT_REGISTERED and called.fresh:
+                is_known = called.fresh or bool(called.record.push_token)
+                if refusal.code is RefusalCode.NOT_REGISTERED and is_known:
                     yield from self._notify_anew(called, server, step)
             else:
                 return

@@ -32,6 +32,8 @@ class NodeRecord:
     device_type: str
     registered_at: float
     """Seconds since 1970."""
+    push_token: str = ""
+    """Where a push gateway finds it, if that is how it is woken."""
 
 
 class DirectionStore(Protocol):
