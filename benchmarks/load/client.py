@@ -63,6 +63,7 @@ class LightNode(EnrolledParty):
         self.answer: RegistrationResponse | None = None
         self._established: dict[bytes, Event] = {}
         self._serial = 0
+        self._served_by = b""
         self.on(RouteDirection, self._directed)
         self.on(Notification, self._notified)
 
@@ -74,7 +75,11 @@ class LightNode(EnrolledParty):
         self.answer = yield from ask(
             self.world.coordinator,
             RegistrationRequest(
-                self.enrolment.certificate, (Address(host, port),), "tcp", self._serial
+                self.enrolment.certificate,
+                (Address(host, port),),
+                "tcp",
+                self._serial,
+                self._served_by,
             ),
             RegistrationResponse,
             "5.3" if moved else "",
@@ -87,7 +92,9 @@ class LightNode(EnrolledParty):
         key = self.verify(location.certificate, role="ns").public_key
         endpoints = tuple(address.endpoint() for address in location.endpoints)
         self.emit(Contact(key, endpoints, initiate=True, connection=True))
-        yield from ask(key, ServiceRegistration(self.enrolment.certificate), Ack)
+        registration = ServiceRegistration(self.enrolment.certificate, self.world.coordinator)
+        yield from ask(key, registration, Ack)
+        self._served_by = key
 
     def look_up(self, fqdn: str) -> Process[tuple[float, float]]:
         """Fig. 3 (2)-(18); the instants at which (15) came and the tunnel was up."""

@@ -3,4 +3,5 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+# Behind tests/support, which has modules of the same names as programs here.
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
