@@ -26,6 +26,7 @@ from ntmpatch.runtime.door import Door
 from ntmpatch.runtime.forking import keep_far_ends
 from ntmpatch.runtime.hub import HubThread
 from ntmpatch.runtime.interfaces import usable
+from ntmpatch.runtime.keylog import key_log
 from ntmpatch.runtime.packets import PacketSide
 from ntmpatch.runtime.peers_managed import ManagedPeers
 from ntmpatch.runtime.peers_static import StaticPeers
@@ -200,8 +201,10 @@ class LocalNode:
     def start(self) -> None:
         """Start the thread.
 
-        OSError: a port is taken. ConfigError: another process has the identity, or there is none.
+        OSError: a port is taken. ConfigError: another process has the identity, there is none, or
+        the key log that is asked for cannot be written.
         """
+        key_log()  # what is wrong with it is told here, before anything runs
         state = self._settings.state
         # Without a control path nobody can know whether the owner is about to end.
         self._lock = state.lock(timeout=TAKEOVER_TIMEOUT if self.control_path else 0.0)

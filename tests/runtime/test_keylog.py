@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 import stat
@@ -15,6 +16,8 @@ from tunnel_net import TunnelNet
 from ntmpatch.base.errors import ConfigError
 from ntmpatch.runtime import keylog
 from ntmpatch.runtime.keylog import KEYLOG_VARIABLE, key_log
+from ntmpatch.runtime.node import LocalNode
+from ntmpatch.runtime.settings import load_settings
 from ntmpatch.wire.control import Envelope, Kind, encode
 from ntmpatch.wire.control_messages import Ack
 from ntmpatch.wire.relay import data_header
@@ -141,3 +144,20 @@ def test_a_place_that_is_not_fit_is_refused_by_name(
     monkeypatch.setenv(KEYLOG_VARIABLE, str(path))
     with pytest.raises(ConfigError, match=f"{KEYLOG_VARIABLE}: .*{path}"):
         key_log()
+
+
+def test_a_node_does_not_start_without_the_log_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").write_text(base64.b64encode(bytes(range(32))).decode())
+    config = tmp_path / "node.toml"
+    config.write_text(
+        f'[node]\nprivate_key_file = "{tmp_path / "key"}"\naddresses = ["198.18.0.1"]\n'
+    )
+    monkeypatch.setenv(KEYLOG_VARIABLE, str(tmp_path / "nowhere" / "keys"))
+    settings = load_settings(config=str(config), state=str(tmp_path / "state"))
+    with pytest.raises(ConfigError, match=KEYLOG_VARIABLE):
+        LocalNode(settings).start()
+    lock = settings.state.lock()
+    assert lock is not None, "the identity is free"
+    lock.close()

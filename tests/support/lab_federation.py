@@ -1,8 +1,8 @@
 """Two domains in a lab, as operators would run them: every server a process on a host of its own.
 
-    account (AS) · parent (zone ntm.example, unbound) · resolver (unbound) · mn
-    a-dc a-ns a-rs   for a.ntm.example
-    b-dc b-ns b-rs   for b.ntm.example · router (NAT) ── cn
+    account (AS) · parent (zone `example`, unbound) · resolver (unbound) · mn
+    a-dc a-ns a-rs   for a.example
+    b-dc b-ns b-rs   for b.example · router (NAT) ── cn
 
 All but cn are on one switch, where everything is recorded in one order. The parent delegates both
 domains to their DCs, which answer at port 53; both DCs ask the resolver about other domains.
@@ -10,6 +10,7 @@ domains to their DCs, which answer at port 53; both DCs ask the resolver about o
 
 from __future__ import annotations
 
+import json
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from lab import Host, Lab, Process
 
-PARENT = "ntm.example"
-DOMAINS = {"a": "a.ntm.example", "b": "b.ntm.example"}
+PARENT = "example"
+DOMAINS = {"a": "a.example", "b": "b.example"}
 ROLES = ("dc", "ns", "rs")
 NODES = {"mn": "a", "cn": "b"}
 """Hosts of nodes, and the domain that each is of."""
@@ -163,8 +164,9 @@ class Federation:
         """Enrolment tokens by name, from the AS."""
         config = self._config("account", "as")
         config.write_text(
-            f'[serve]\ndomain = "{PARENT}"\nstate = "{self._state("account")}"\n'
+            f'[serve]\ndomain = "{DOMAINS["a"]}"\nstate = "{self._state("account")}"\n'
             f'listen = "{self.address("account")}"\n'
+            f"[as]\ndomains = {json.dumps(list(DOMAINS.values()))}\n"
         )
         accounts = {f"{role}.{domain}": role for domain in DOMAINS.values() for role in ROLES}
         accounts |= {fqdn_of(name): "node" for name in NODES}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_orig
 import msgspec
 import protocol_vectors
 
-from ntmpatch.wire.control_messages import AnyMessage, RefusalCode
+from ntmpatch.wire.control_messages import AnyMessage, RefusalCode, RevocationReason
 
 if TYPE_CHECKING:
     import enum
@@ -171,10 +171,10 @@ def structures_section() -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def refusals_section() -> str:
-    """Every code."""
-    words = _enum_words(RefusalCode)
-    rows = [f"| {code.value} | {code.name} | {words.get(code.name, '')} |" for code in RefusalCode]
+def codes_section(kind: type[enum.IntEnum]) -> str:
+    """Every code of an enumeration."""
+    words = _enum_words(kind)
+    rows = [f"| {code.value} | {code.name} | {words.get(code.name, '')} |" for code in kind]
     return "\n".join(["| code | name | meaning |", "|---|---|---|", *rows])
 
 
@@ -214,7 +214,8 @@ def _value_text(name: str) -> str:
 SECTIONS: dict[str, Callable[[str], str]] = {
     "messages": lambda _: messages_section(),
     "structures": lambda _: structures_section(),
-    "refusals": lambda _: refusals_section(),
+    "refusals": lambda _: codes_section(RefusalCode),
+    "reasons": lambda _: codes_section(RevocationReason),
     "constants": constants_section,
 }
 
