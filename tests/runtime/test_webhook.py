@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
     from pathlib import Path
 
+pytestmark = pytest.mark.once
+
 B = Device("b.home.example", "tok:1.x")
 
 
