@@ -6,6 +6,7 @@ Any number of processes may open one database at once, also for the first time.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
 
 T = TypeVar("T")
+
+log = logging.getLogger("ntmpatch.database")
 
 BUSY_TIMEOUT: Final = 10.0
 """Seconds a writer waits for another."""
@@ -181,6 +184,7 @@ def _begin_immediate(connection: Any) -> None:
 
 def _migrate(engine: Engine) -> None:
     config = _alembic()
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells each of its steps
     with engine.begin() as connection:  # SQLite's write lock is taken here
         if engine.dialect.name == "postgresql":
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
@@ -189,8 +193,12 @@ def _migrate(engine: Engine) -> None:
         current = _revision(connection, script)
         if current == _UNSTAMPED:
             command.stamp(config, "0001")
-        if current != script.get_current_head():
+        known_head = script.get_current_head()
+        if current != known_head:
             command.upgrade(config, "head")
+            log.info(
+                "the database was brought from %s to revision %s", current or "nothing", known_head
+            )
 
 
 def _alembic() -> Config:
