@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from lab import Lab
     from lab_capture import CapturedPacket
-    from lab_domain import DomainNode, Word
+    from lab_domain import DomainNode
 
 pytestmark = [
     pytest.mark.lab,
@@ -239,8 +239,7 @@ def check_what_trace_tells(cn: DomainNode, federation: Federation) -> None:
 
     CN is the one behind a NAT, so it is CN again that sends the tunnel request.
     """
-    command: list[Word] = [*NTMPATCH, "trace", fqdn_of("mn"), "--json", "--state", cn.state]
-    report = json.loads(cn.host.run(command, env=federation.environment("cn")))
+    report = json.loads(cn.trace(fqdn_of("mn"), "--json", env=federation.environment("cn")))
     steps = report["steps"]
     assert report["failure"] == ""
     assert [each["step"] for each in steps] == [f"3.{number}" for number in range(1, 22)]
@@ -263,8 +262,7 @@ def check_what_trace_tells(cn: DomainNode, federation: Federation) -> None:
 
 def check_that_trace_needs_no_running_node(mn: DomainNode, federation: Federation) -> None:
     """`trace` runs the node itself, and prints the figure for people."""
-    command: list[Word] = [*NTMPATCH, "trace", CN, "--state", mn.state]
-    heading, *rows = mn.host.run(command, env=federation.environment("mn")).splitlines()
+    heading, *rows = mn.trace(CN, env=federation.environment("mn")).splitlines()
     assert CN in heading
     labels = [row.split()[0] for row in rows]
     assert labels == ["(1)", "(2)", "(3)", "(4)-(5)", *(f"({n})" for n in range(6, 22))]

@@ -130,6 +130,13 @@ class DomainNode:
         environment = {**clean_environment(), **options.pop("env", {})}
         return self.host.popen([*NTMPATCH, "up", *self._options], env=environment, **options)
 
+    def trace(self, fqdn: str, *options: Word, env: Mapping[str, str]) -> str:
+        """What `trace` prints of a tunnel's set-up; by the running node, or by one of its own."""
+        environment = {**clean_environment(), **env}
+        return self.host.run(
+            [*NTMPATCH, "trace", fqdn, *options, *self._options], timeout=60.0, env=environment
+        )
+
     def status(self) -> Mapping[str, Any]:
         """The facts of the node while a program runs under it."""
         command: list[Word] = [*NTMPATCH, "status", "--json", "--state", self.state]
