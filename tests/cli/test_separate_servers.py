@@ -154,17 +154,20 @@ def test_servers_on_hosts_of_their_own(
 
         # A node enrols, and both it and the DNS resolve its name; so do the servers' names.
         tokens.append(site.account(capsys, "cam.home.example").strip())
-        code = "import socket; print(socket.gethostbyname('cam.home.example'))"
+        code = "import socket; print(socket.gethostbyname('cam.home.example'), flush=True); input()"
         command = ["run", "--token", tokens[-1], "--state", str(tmp_path / "cam"), "-c", code]
-        address = subprocess.run(
+        with subprocess.Popen(
             [sys.executable, "-m", "ntmpatch", *command],
-            check=True,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             text=True,
-            timeout=60,
-        ).stdout.strip()
-        assert address.startswith("198.18.")
-        assert site.resolve("cam.home.example.", "A") == [address]
+        ) as program:
+            assert program.stdout is not None
+            address = program.stdout.readline().strip()
+            assert address.startswith("198.18.")
+            assert site.resolve("cam.home.example.", "A") == [address]
+            program.communicate("\n", timeout=60)
+        assert site.resolve("cam.home.example.", "A") == [], "it has left"
         assert site.resolve("rs1.home.example.", "A") == [f"{NETWORK}4"]
         assert site.resolve("rs1.home.example.", "AAAA") == ["::1"]
         assert site.resolve("rs2.home.example.", "A") == [f"{NETWORK}5"]
