@@ -99,13 +99,14 @@ class HubThread:
             if self._wake is not None:
                 self._wake.close()
                 self._wake = None
-            if self._started.locked():
-                self._started.release()
             try:
                 hub.destroy(destroy_loop=True)
             finally:
-                # Last: whoever waits for the end may let the interpreter end, whose collection of
-                # the loop's watchers must not meet a loop that is being destroyed here.
+                # Last: whoever waits for the end, or for a start that failed, may let the
+                # interpreter end, whose collection of the loop's watchers must not meet a loop
+                # that is being destroyed here.
+                if self._started.locked():
+                    self._started.release()
                 self._ended.release()
 
     def _run(self) -> None:

@@ -36,7 +36,8 @@ def test_what_setup_raises_reaches_the_thread_that_started_it():
     assert not thread.running
 
 
-def test_stop_waits_until_the_hub_is_destroyed():
+@pytest.mark.parametrize("fails", [False, True], ids=["stopped", "failed to start"])
+def test_the_end_of_the_thread_is_told_when_the_hub_is_destroyed(fails):
     """An interpreter that ends meanwhile would collect watchers of a loop that is half gone."""
     destroyed = threading.Event()
 
@@ -50,10 +51,16 @@ def test_stop_waits_until_the_hub_is_destroyed():
             destroyed.set()
 
         hub.destroy = destroy_slowly
+        if fails:
+            raise OSError(98, "Address already in use")
 
     thread = HubThread(setup=setup, teardown=lambda: None)
-    thread.start()
-    assert thread.stop(5)
+    if fails:
+        with pytest.raises(OSError, match="already in use"):
+            thread.start()
+    else:
+        thread.start()
+        assert thread.stop(5)
     assert destroyed.is_set()
 
 
