@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import gevent
 from gevent import monkey
 
+from ntmpatch.base.errors import UnavailableError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -61,19 +63,12 @@ class Jobs:
 
     def submit(self, job: Work) -> None:
         """Run a job soon; returns at once."""
-        if job.stored:
-            if self._stored is None:
-                self._stored = _SimpleQueue()
-                _start_new_thread(self._serve_store, (self._stored,))
-            self._stored.put(job)
-            return
-        self._under_way += 1
-        if self._others is None:
-            self._others = _SimpleQueue()
-        if self._threads < min(self._under_way, MAX_THREADS):
-            self._threads += 1
-            _start_new_thread(self._serve_others, (self._others,))
-        self._others.put(job)
+        queue = self._queue_of_store() if job.stored else self._queue_of_others()
+        if queue is not None:
+            queue.put(job)
+        else:
+            error = UnavailableError(f"no thread can be started for {job.name or 'a job'}")
+            self._tell([(job, error)])
 
     def close(self) -> None:
         """Tell of nothing any more; threads end when their jobs have."""
@@ -88,6 +83,21 @@ class Jobs:
             self._others.put(None)
 
     # --- in the hub --------------------------------------------------------------------
+
+    def _queue_of_store(self) -> Any:
+        if self._stored is None:
+            queue = _SimpleQueue()
+            if _started(self._serve_store, queue):
+                self._stored = queue
+        return self._stored
+
+    def _queue_of_others(self) -> Any:
+        if self._others is None:
+            self._others = _SimpleQueue()
+        self._under_way += 1
+        if self._threads < min(self._under_way, MAX_THREADS):
+            self._threads += _started(self._serve_others, self._others)
+        return self._others if self._threads else None
 
     def _deliver(self) -> None:
         outcomes = []
@@ -128,6 +138,15 @@ class Jobs:
         with self._lock:
             if self._wake is not None:
                 self._wake.send()
+
+
+def _started(serve: Callable[[Any], None], queue: Any) -> bool:
+    """Whether a thread could be started: not when the interpreter ends, or too many run."""
+    try:
+        _start_new_thread(serve, (queue,))
+    except RuntimeError:
+        return False
+    return True
 
 
 def _attempt(job: Work) -> Any:

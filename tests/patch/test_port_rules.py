@@ -134,17 +134,26 @@ def test_any_sequence_of_calls_fails_as_it_does_in_the_kernel(type_, sequence):
 IP_LOCAL_PORT_RANGE = 51  # ip(7), since Linux 6.3; socket has no name for it
 
 
+def take_two_ports(type_: int, stack: contextlib.ExitStack) -> int:
+    """Bind two ports in a row to the node's address, with none of an earlier test's: the first."""
+    while True:
+        first = random.randrange(40_000, 60_000, 2)  # the kernel keeps to its own range
+        with contextlib.suppress(OSError), contextlib.ExitStack() as attempt:
+            for port in (first, first + 1):
+                taken = attempt.enter_context(socket.socket(socket.AF_INET, type_))
+                taken.bind(("198.18.0.1", port))
+                if type_ == socket.SOCK_STREAM:
+                    taken.listen()
+            stack.enter_context(attempt.pop_all())
+            return first
+
+
 @pytest.mark.parametrize("kind", ["tcp", "udp"])
 def test_port_that_the_kernel_chooses_for_both_networks_is_free_on_both(kind):
     """It may choose among two, and the node has both in use; the next choice is among all."""
     type_ = socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM
-    first = random.randrange(40_000, 60_000, 2)  # the kernel keeps to its own range
     with contextlib.ExitStack() as stack:
-        for port in (first, first + 1):
-            taken = stack.enter_context(socket.socket(socket.AF_INET, type_))
-            taken.bind(("198.18.0.1", port))
-            if kind == "tcp":
-                taken.listen()
+        first = take_two_ports(type_, stack)
         made = stack.enter_context(socket.socket(socket.AF_INET, type_))
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind == "tcp"))
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

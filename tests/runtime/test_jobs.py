@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 import gevent.event
+import pytest
 from sqlalchemy import create_engine, event, text
 
+from ntmpatch.base.errors import UnavailableError
 from ntmpatch.runtime.batching import GroupedEngine
 from ntmpatch.runtime.database import open_database
 from ntmpatch.runtime.jobs import Jobs
@@ -141,3 +143,24 @@ def test_what_waits_at_once_is_one_transaction_and_one_failure_takes_nothing_els
     assert seen_by_others() == ["a", "b"]
     jobs.close()
     failing.close()
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_without_threads_a_job_fails_and_the_next_one_is_tried(
+    stored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while the interpreter ends; a callback of the hub must not raise."""
+
+    def refuse(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    collected = Collected(2)
+    jobs = Jobs(collected)
+    with monkeypatch.context() as patched:
+        patched.setattr("ntmpatch.runtime.jobs._start_new_thread", refuse)
+        jobs.submit(Work(lambda: 1, "first", stored=stored))
+    jobs.submit(Work(lambda: 2, "second", stored=stored))
+    collected.wait()
+    assert isinstance(collected.outcomes["first"], UnavailableError)
+    assert collected.outcomes["second"] == 2
+    jobs.close()

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from typing import TYPE_CHECKING
-
-from lab import LabError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,8 +42,10 @@ class WireGuardGo:
         self.public_key = make_key(key)
         # Its control socket lies below /run: give the host one of its own.
         host.run(["mount", "-t", "tmpfs", "tmpfs", "/run"])
-        self.process = host.popen(["wireguard-go", "--foreground", "wg0"])
-        self._wait_for_interface()
+        # Not by asking `wg`: it removes a control socket at which nobody listens yet.
+        verbose = {"LOG_LEVEL": "verbose"}
+        self.process = host.popen(["wireguard-go", "--foreground", "wg0"], env=verbose)
+        self.process.wait_for("UAPI listener started")
         host.run(["wg", "set", "wg0", "listen-port", str(port), "private-key", key])
         for address in addresses:
             host.run(["ip", "address", "add", address, "dev", "wg0"])
@@ -73,14 +72,3 @@ class WireGuardGo:
     def latest_handshake(self) -> int:
         """When its only peer last completed a handshake, in seconds of the clock; 0: never."""
         return int(self.host.run(["wg", "show", "wg0", "latest-handshakes"]).split()[1])
-
-    def _wait_for_interface(self) -> None:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            try:
-                self.host.run(["wg", "show", "wg0"])
-            except LabError:
-                time.sleep(0.05)
-            else:
-                return
-        raise LabError(f"no wg0: {self.process.describe()}")
