@@ -48,6 +48,9 @@ MAX_RETIRED = 3
 MAX_HELD = 4
 """Initiations of keys that a route direction has yet to name (ours; Fig. 3 (15) and (17))."""
 
+REPEATED_WITHIN = 1.0
+"""Seconds in which an initiation is answered again if the pre-shared key changes (ours)."""
+
 LOAD_RATE = 64
 """Handshake messages a second above which cookies are asked for (ours: one costs about 0.5 ms)."""
 

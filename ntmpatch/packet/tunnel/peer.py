@@ -71,6 +71,7 @@ class Peer(Generic[E]):
         "endpoint",
         "first_retries",
         "last_handshake_at",
+        "last_initiation",
         "last_initiation_at",
         "last_timestamp",
         "preshared_key",
@@ -100,6 +101,8 @@ class Peer(Generic[E]):
         self.current: Session | None = None
         self.last_timestamp = b""
         """Of the newest initiation accepted: an older one is a replay."""
+        self.last_initiation: tuple[bytes, E] | None = None
+        """The initiation that was answered last, and where it came from."""
         self.last_initiation_at = float("-inf")
         self.last_handshake_at: float | None = None
         self.rx_bytes = 0

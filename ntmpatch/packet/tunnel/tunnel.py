@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidTag
 from ntmpatch.base.drops import Drop, DropCounter
 from ntmpatch.base.timers import TimerQueue
 from ntmpatch.crypto.noise import Responder, StaticKey
-from ntmpatch.packet.tunnel.constants import MAX_HELD, Timers
+from ntmpatch.packet.tunnel.constants import MAX_HELD, REPEATED_WITHIN, Timers
 from ntmpatch.packet.tunnel.cookie import CookieChecker, network_of
 from ntmpatch.packet.tunnel.events import (
     Admitted,
@@ -137,6 +137,8 @@ class Tunnel(Generic[E]):
                 # What is under way was begun with the other secret and could not be finished.
                 peer.preshared_key = preshared_key
                 peer.abandon_handshake()
+                if peer.last_initiation is not None:
+                    self.timers.arm((peer, Alarm.HELD), 0.0)
             if endpoint is not None:
                 peer.endpoint = endpoint
             peer.persistent_keepalive_interval = persistent_keepalive_interval
@@ -251,9 +253,17 @@ class Tunnel(Generic[E]):
         self._events.append(event)
 
     def answer_held(self, peer: Peer[E], now: float) -> None:
-        """Answer the initiation that was kept until ``peer`` was known."""
+        """Answer the initiation that was kept until ``peer`` was known, or its secret was.
+
+        Whoever was told of a new pre-shared key first calls with it at once; what was answered with
+        the old one is answered again.
+        """
         held = self._held.pop(peer.public_key, None)
-        if held is not None and now < self._hold_until:
+        if held is not None and now >= self._hold_until:
+            held = None
+        elif held is None and now - peer.last_initiation_at < REPEATED_WITHIN:
+            held = peer.last_initiation
+        if held is not None:
             message, source = held
             self._initiation(memoryview(message), source, now, checked=True)
 
@@ -310,13 +320,15 @@ class Tunnel(Generic[E]):
             peer = self._unknown(handshake.initiator, message, source, now)
             if peer is None:
                 return
-        if handshake.timestamp <= peer.last_timestamp:
+        is_repeated = checked and handshake.timestamp == peer.last_timestamp
+        if handshake.timestamp <= peer.last_timestamp and not is_repeated:
             self.drops.drop(Drop.TUNNEL_OLD_INITIATION)
             return
         if now - peer.last_initiation_at < self.times.flood_interval and not checked:
             self.drops.drop(Drop.TUNNEL_HANDSHAKE_FLOOD)
             return
         peer.last_timestamp = handshake.timestamp
+        peer.last_initiation = (bytes(message), source)
         peer.last_initiation_at = now
         ephemeral = self.entropy(32)
         if self.on_handshake is not None:

@@ -284,6 +284,41 @@ def test_an_initiation_that_overtakes_the_direction_is_answered_when_the_peer_is
     assert net.received["b"] == [text(1)]
 
 
+@pytest.mark.parametrize("overtaken_by", [0.06, 0.5])
+def test_an_initiation_that_overtakes_a_new_secret_is_answered_again_with_it(overtaken_by):
+    """A tunnel that is directed again: CN knows the key of (12) before MN that of (15)."""
+    net = TunnelNet()
+    a, b = pair(net)
+    a.peers[b.public_key].send(text(0), net.now)
+    net.run(2.0)
+    a.add_peer(b.public_key, preshared_key=b"k" * 32)
+    a.peers[b.public_key].initiate(net.now)
+    net.run(overtaken_by)
+    assert a.drops[Drop.TUNNEL_BAD_HANDSHAKE] == 1, "answered with the old secret"
+    calls = sum(datagram[0] == INITIATION for _, _, datagram in net.sent)
+    established = len(net.events["a"])
+    b.add_peer(a.public_key, preshared_key=b"k" * 32)
+    net.run(0.05)
+    assert len(net.events["a"]) == established + 1
+    assert sum(datagram[0] == INITIATION for _, _, datagram in net.sent) == calls
+    for one, other in ((a, b), (b, a)):
+        one.peers[other.public_key].send(text(1), net.now)
+    net.run(1.0)
+    assert net.received["a"] == [text(1)]
+    assert net.received["b"] == [text(0), text(1)]
+
+
+def test_a_secret_that_changes_long_after_a_handshake_has_nothing_answered_again():
+    net = TunnelNet()
+    a, b = pair(net)
+    a.peers[b.public_key].send(text(0), net.now)
+    net.run(2.0)
+    sent = len(net.sent)
+    b.add_peer(a.public_key, preshared_key=b"k" * 32)
+    net.run(0.5)
+    assert len(net.sent) == sent
+
+
 def test_a_batch_is_opened_in_order_and_damage_costs_one_packet():
     net = TunnelNet()
     a, b = pair(net)
