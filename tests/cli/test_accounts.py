@@ -10,18 +10,14 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from commands import fail, succeed, write_config
 
-from ntmpatch.cli.demo.configuration import free_ports
-from ntmpatch.cli.main import run_command
 from ntmpatch.crypto.token import parse_token
 from ntmpatch.runtime.state import ROTATION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-HOST = "127.0.0.1"
-ROLES = ("as", "dc", "ns", "rs", "dns")
 STEPS = (
     "write rotation",
     "offer",
@@ -57,45 +53,8 @@ _OWN_ADDRESS = "import socket; print(socket.gethostbyname('cam.home.example'))"
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two domains on free ports, with their state in the test's own directory."""
-    for name in [name for name in os.environ if name.startswith("NTMPATCH_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state-home"))
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "servers.toml"
-    lines = [f'[serve]\nstate = "{tmp_path / "servers"}"']
-    for role, port in zip(ROLES, free_ports(HOST, len(ROLES)), strict=True):
-        lines.append(f"[{role}]\nport = {port}")
-    lines[1] += '\ndomains = ["home.example", "b.example"]'
-    path.write_text("\n".join(lines))
-    return path
-
-
-@pytest.fixture
-def servers(config: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "ntmpatch", "serve", "all", "--config", str(config), "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert json.loads(process.stdout.readline())["ready"] is True
-            yield process
-        finally:
-            process.kill()
-
-
-def succeed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    assert run_command([str(argument) for argument in arguments]) == 0
-    output = capsys.readouterr()
-    assert output.err == ""
-    return output.out
-
-
-def fail(capsys: pytest.CaptureFixture[str], status: int, *arguments: object) -> str:
-    assert run_command([str(argument) for argument in arguments]) == status
-    output = capsys.readouterr()
-    assert output.err.startswith("ntmpatch: ")
-    assert output.err.count("\n") == 1
-    return output.err
+    """Two domains."""
+    return write_config(tmp_path, monkeypatch, {"as": 'domains = ["home.example", "b.example"]'})
 
 
 def test_accounts_of_several_domains_end_are_removed_and_every_change_is_logged(

@@ -13,65 +13,19 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from commands import HOST, fail, succeed, write_config
 
 from ntmpatch.cli import identity
-from ntmpatch.cli.demo.configuration import free_ports
-from ntmpatch.cli.main import run_command
 from ntmpatch.crypto.token import parse_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-HOST = "127.0.0.1"
-ROLES = ("as", "dc", "ns", "rs", "dns", "metrics")
 
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A configuration on free ports, with its state in the test's own directory."""
-    for name in [name for name in os.environ if name.startswith("NTMPATCH_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state-home"))
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "servers.toml"
-    lines = [f'[serve]\nstate = "{tmp_path / "servers"}"']
-    for role, port in zip(ROLES, free_ports(HOST, len(ROLES)), strict=True):
-        lines.append(f"[{role}]\nport = {port}")
-    lines.append(f'listen = "{HOST}"')  # of [metrics], the last
-    path.write_text("\n".join(lines))
-    return path
-
-
-@pytest.fixture
-def servers(config: Path) -> Iterator[subprocess.Popen[str]]:
-    """All four servers, serving."""
-    command = [sys.executable, "-m", "ntmpatch", "serve", "all", "--config", str(config), "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert json.loads(process.stdout.readline())["ready"] is True
-            yield process
-        finally:
-            process.kill()
-
-
-def succeed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """Run a command that is to succeed: its output."""
-    assert run_command([str(argument) for argument in arguments]) == 0
-    output = capsys.readouterr()
-    assert output.err == ""
-    return output.out
-
-
-def fail(capsys: pytest.CaptureFixture[str], status: int, *arguments: object) -> str:
-    """Run a command that is to fail: its one line."""
-    assert run_command([str(argument) for argument in arguments]) == status
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err.startswith("ntmpatch: ")
-    assert output.err.count("\n") == 1
-    return output.err
+    """All servers, and their metrics."""
+    return write_config(tmp_path, monkeypatch, {"metrics": f'listen = "{HOST}"'})
 
 
 def test_add_prints_the_token_and_nothing_else(
