@@ -325,6 +325,30 @@ def test_the_policy_of_the_called_domain_counts_and_reaches_the_node() -> None:
     assert stranger.party.public_key not in cn.contacts
 
 
+@pytest.mark.parametrize(
+    ("granted", "access"),
+    [
+        ([], ((6, 22, 22), (6, 80, 90))),
+        (["tcp/85-443"], ((6, 85, 90),)),
+        (["udp"], ()),
+    ],
+    ids=["the coordinator has no rules", "both have some", "nothing in common"],
+)
+def test_no_coordinator_opens_what_the_nodes_own_policy_keeps_shut(
+    granted: list[str], access: tuple[tuple[int, int, int], ...]
+) -> None:
+    _, there, mn, _ = two_domains(21)
+    if granted:
+        there.coordinator.party.policy = Policy(  # type: ignore[attr-defined]
+            [parse_rule(["*"], ["*"], granted)]
+        )
+    own = Policy([parse_rule(["*.a.example"], [], ["tcp/22", "tcp/80-90"])])
+    guarded = there.start_node("guarded", Endpoint("198.51.100.9", 1000), policy=own)
+    there.register(guarded)
+    assert isinstance(there.resolve(mn, "guarded"), Resolved)
+    assert guarded.contacts[mn.party.public_key].access == access
+
+
 def test_a_node_that_asks_too_fast_is_refused_and_others_are_served() -> None:
     here, there, mn, _ = two_domains(18)
     codes: list[RefusalCode] = []
