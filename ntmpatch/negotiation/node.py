@@ -79,6 +79,8 @@ class NodeNegotiation(EnrolledParty):
         super().__init__(public_key, **settings)
         self._policy = policy or Policy()
         self.peers = Peers()
+        self.is_enrolled = False
+        """Whether the AS has told what it has to tell; registration follows."""
         self._registrar = Registrar(self, device_type, push_token, Heartbeats(heartbeat_interval))
         self.tracer = Tracer(self)
         self._lookups: dict[str, list[int]] = {}

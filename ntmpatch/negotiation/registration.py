@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from ntmpatch.base.backoff import Backoff
 from ntmpatch.negotiation.peers import NAT_KEEPALIVE_INTERVAL, check_addresses
 from ntmpatch.negotiation.service import NotificationService
-from ntmpatch.signalling.effects import Assigned, Contact, Failed, Left, Ready
+from ntmpatch.signalling.effects import Assigned, Contact, Failed, Left, Persist, Ready
+from ntmpatch.signalling.engine import DEFAULT_TIMEOUT
 from ntmpatch.signalling.errors import Refused, Silent
 from ntmpatch.signalling.process import Event, Process, ask, wait
 from ntmpatch.wire.control_messages import (
@@ -39,6 +40,8 @@ MAX_RETRY_INTERVAL = 10.0
 LEAVE_TIMEOUT = 0.6
 """Seconds that a program's end may wait for the DC's goodbye: one retransmission."""
 SILENCES_BEFORE_ASKING_AS = 2
+DOMAINS_TIMEOUT = 1.0
+"""Seconds that enrolment waits for the list of domains; the DC tells it later as well."""
 MAX_DOMAINS = 1000
 """Domains that a node keeps in mind; of a larger federation, those named in its configuration."""
 RECALL_INTERVAL = 5.0
@@ -108,7 +111,23 @@ class Registrar:
             else:
                 self._register("")
 
-        self._party.start(self._party.enrol(), enrolled)
+        self._party.start(self._enrol(), enrolled)
+
+    def _enrol(self) -> Process[None]:
+        """Be certified; the first time, learn from the AS which domains there are, too.
+
+        So the first program knows other domains' names, before any DC knows this node.
+        """
+        party = self._party
+        is_first = party.certificate is None
+        yield from party.enrol()
+        if is_first:
+            try:
+                yield from self._ask_for_domains(party.account_server, DOMAINS_TIMEOUT)
+            except (Silent, Refused) as failure:
+                party.emit(Failed(failure, "list of domains"))
+        party.is_enrolled = True
+        party.emit(Persist(party.enrolment.encode()))
 
     def leave(self) -> None:
         """Say goodbye to the DC; Left tells when it was heard."""
@@ -288,16 +307,18 @@ class Registrar:
             before.set(key)
         self._registered.set(key)
 
-    def _ask_for_domains(self, coordinator: bytes) -> Process[None]:
-        """The list of domains, page by page."""
+    def _ask_for_domains(self, server: bytes, timeout: float = DEFAULT_TIMEOUT) -> Process[None]:
+        """The list of domains, page by page, from the DC or the AS."""
         domains: list[FederatedDomain] = []
-        while len(domains) < MAX_DOMAINS:
+        is_whole = False
+        while not is_whole and len(domains) < MAX_DOMAINS:
             after = domains[-1].domain if domains else ""
-            page = yield from ask(coordinator, FederationRequest(after), FederationResponse)
-            if not page.domains or page.domains[0].domain <= after:
-                self._party.learn_domains(tuple(domains), page.version)
-                return
-            domains += page.domains
+            page = yield from ask(
+                server, FederationRequest(after), FederationResponse, timeout=timeout
+            )
+            is_whole = not page.domains or page.domains[0].domain <= after
+            domains += () if is_whole else page.domains
+        self._party.learn_domains(tuple(domains), page.version)
 
     def _keep_reachable(self) -> None:
         """Behind a NAT, and with no NS that wakes us, the channel to the DC has to stay open."""

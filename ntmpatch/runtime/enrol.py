@@ -98,7 +98,8 @@ class _Asking:
     def _effect(self, effect: Effect, _now: float) -> None:
         match effect:
             case Persist():
-                if EnrolmentState.decode(effect.state).coordinators:
+                state = EnrolmentState.decode(effect.state)
+                if self.negotiation.is_enrolled and state.coordinators:
                     # Before the negotiation goes on to the DC: that is the program's to do.
                     self.station.close()
                     self.done.set(effect.state)

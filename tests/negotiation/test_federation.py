@@ -15,7 +15,7 @@ from ntmpatch.negotiation.node import NameUnknown, TryAgain
 from ntmpatch.servers.direction.coordinators import FOUND_LIFETIME
 from ntmpatch.servers.direction.finding import FoundCoordinator
 from ntmpatch.servers.direction.shared_keys import SHARED_KEY_LIFETIME
-from ntmpatch.signalling.effects import Contact, Failed, Resolved, Unresolved
+from ntmpatch.signalling.effects import Assigned, Contact, Failed, Resolved, Unresolved
 from ntmpatch.signalling.errors import Refused
 from ntmpatch.signalling.process import ask
 from ntmpatch.wire.control_messages import (
@@ -117,6 +117,10 @@ def test_nodes_learn_which_domains_there_are_and_keep_it() -> None:
     again = here.start_node("mn", GLOBAL_A, key=mn.party.public_key)
     assert again.party.domains() == party.domains()  # type: ignore[attr-defined]
     assert cn.party.domains()[0] == "b.example"  # type: ignore[attr-defined]
+    fresh: Any = here.start_node("fresh", Endpoint("198.51.100.9", 1000))
+    assert here.network.run(5.0, lambda: fresh.party.is_enrolled)
+    assert fresh.party.domains() == party.domains(), "by the AS, before it is registered"
+    assert not fresh.of(Assigned)
 
 
 def test_the_key_between_the_coordinators_is_changed_when_it_expires() -> None:

@@ -280,7 +280,8 @@ ANSWERS: dict[str, dict[type[Message], dict[str, RefusalCode | None]]] = {
         # A DC may ask about any name, and who was revoked: neither is a secret.
         m.AuthenticationInquiry: {**_ENROLLED, "dc": None},
         m.RevocationsRequest: {**_ENROLLED, "dc": None},
-        m.FederationRequest: {**_ENROLLED, "dc": None},
+        # Nodes and DCs learn which domains there are: it is no secret of the members.
+        m.FederationRequest: {**dict.fromkeys(ENEMIES), "stranger": RefusalCode.NOT_ENROLLED},
         m.PrefixLeaseRequest: _ENROLLED,
         m.KeyRotationRequest: {
             **dict.fromkeys(ENEMIES, RefusalCode.TOKEN_WRONG),

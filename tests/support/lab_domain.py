@@ -97,14 +97,13 @@ class DomainNode:
         directory: Path,
         token: str,
         port: int,
-        domains: Sequence[str] = (),
     ) -> None:
         self.host = host
         self.fqdn = fqdn
         self.port = port
         self.state = directory / f"{host.name}.state"
         self._config = directory / f"{host.name}.toml"
-        self._config.write_text(f"[node]\nport = {port}\ndomains = {json.dumps(domains)}\n")
+        self._config.write_text(f"[node]\nport = {port}\n")
         self._options: list[Word] = [
             "--state",
             self.state,

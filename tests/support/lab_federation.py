@@ -78,8 +78,7 @@ class Federation:
         """The node of this host, ``mn`` or ``cn``, whose programs write a key log."""
         fqdn = fqdn_of(name)
         token = self._tokens[fqdn]
-        domains = list(DOMAINS.values())
-        return DomainNode(self.hosts[name], fqdn, self.directory, token, NODE_PORT, domains)
+        return DomainNode(self.hosts[name], fqdn, self.directory, token, NODE_PORT)
 
     def environment(self, name: str) -> dict[str, str]:
         """What programs of a host see; their handshakes can be opened."""

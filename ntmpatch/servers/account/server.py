@@ -176,18 +176,17 @@ class AccountServer(Party):
     ) -> Process[FederationResponse]:
         wall_now = self.wall_clock()
 
-        def job() -> FederationResponse:
-            self._account(request.peer, wall_now, role="dc")
+        def job() -> tuple[FederationResponse, str]:
+            account = self._account(request.peer, wall_now)
             leases = self._store.leases_after(message.after, MAX_DOMAINS_A_MESSAGE)
-            return FederationResponse(
-                tuple(
-                    FederatedDomain(lease.domain, lease.ipv4_prefix, lease.ipv6_prefix)
-                    for lease in leases
-                )
+            domains = (
+                FederatedDomain(lease.domain, lease.ipv4_prefix, lease.ipv6_prefix)
+                for lease in leases
             )
+            return FederationResponse(tuple(domains)), account.role
 
-        response = yield from work(job, "list of domains", stored=True)
-        self._meet(request.peer)
+        response, role = yield from work(job, "list of domains", stored=True)
+        self._meet(request.peer, role)
         return response
 
     def _offer_key(self, message: KeyRotationRequest, request: Request) -> Process[Ack]:
