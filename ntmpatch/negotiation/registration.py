@@ -123,7 +123,8 @@ class Registrar:
         yield from party.enrol()
         if is_first:
             try:
-                yield from self._ask_for_domains(party.account_server, DOMAINS_TIMEOUT)
+                told = yield from self._ask_for_domains(party.account_server, DOMAINS_TIMEOUT)
+                party.learn_domains(*told)
             except (Silent, Refused) as failure:
                 party.emit(Failed(failure, "list of domains"))
         party.is_enrolled = True
@@ -295,7 +296,7 @@ class Registrar:
         if first:
             party.emit(Ready(party.role, party.fqdn))
         if answer.federation != party.enrolment.federation_version and answer.federation:
-            party.start(self._ask_for_domains(key), what="list of domains")
+            party.start(self._follow_domains(key), what="list of domains")
         if answer.revocations > party.revoked.serial:
             party.start(party.hear_revocations(key, answer.revocations), what="list of revocations")
         serving = next((server for server in answer.servers if server.role == "ns"), None)
@@ -307,18 +308,31 @@ class Registrar:
             before.set(key)
         self._registered.set(key)
 
-    def _ask_for_domains(self, server: bytes, timeout: float = DEFAULT_TIMEOUT) -> Process[None]:
-        """The list of domains, page by page, from the DC or the AS."""
+    def _follow_domains(self, coordinator: bytes) -> Process[None]:
+        """The DC has another list of domains than we."""
+        party = self._party
+        domains, version = yield from self._ask_for_domains(coordinator)
+        known = {each.domain for each in party.enrolment.federation}
+        if known - {each.domain for each in domains}:
+            # The DC may have asked the AS before we did: only the AS says that a domain is gone.
+            party.meet_account_server(initiate=True)
+            domains, _ = yield from self._ask_for_domains(party.account_server)
+        party.learn_domains(domains, version)
+
+    def _ask_for_domains(
+        self, server: bytes, timeout: float = DEFAULT_TIMEOUT
+    ) -> Process[tuple[tuple[FederatedDomain, ...], int]]:
+        """The list of domains, page by page, from the DC or the AS; and its version."""
         domains: list[FederatedDomain] = []
-        is_whole = False
-        while not is_whole and len(domains) < MAX_DOMAINS:
+        while True:
             after = domains[-1].domain if domains else ""
             page = yield from ask(
                 server, FederationRequest(after), FederationResponse, timeout=timeout
             )
             is_whole = not page.domains or page.domains[0].domain <= after
             domains += () if is_whole else page.domains
-        self._party.learn_domains(tuple(domains), page.version)
+            if is_whole or len(domains) >= MAX_DOMAINS:
+                return tuple(domains), page.version
 
     def _keep_reachable(self) -> None:
         """Behind a NAT, and with no NS that wakes us, the channel to the DC has to stay open."""

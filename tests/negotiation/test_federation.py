@@ -123,6 +123,24 @@ def test_nodes_learn_which_domains_there_are_and_keep_it() -> None:
     assert not fresh.of(Assigned)
 
 
+def test_a_coordinator_whose_list_is_old_makes_no_node_forget_a_domain() -> None:
+    here, there, _, _ = two_domains(22)
+    here.network.run(130.0)
+    third = Domain(98, name="c.example", beside=there)
+    third.coordinator = third.start_coordinator()
+    here.network.run(2.0)
+    node = here.start_node("node", Endpoint("198.51.100.9", 1000))
+    here.register(node)
+    party: Any = node.party
+    assert "c.example" in party.domains()
+    assert party.enrolment.federation_version != 0, "the DC's list was heard"
+    # What the AS says is gone is gone.
+    third.coordinator.up = False
+    del here.accounts.leases["c.example"]
+    here.network.run(7500.0)
+    assert party.domains() == ("a.example", "b.example")
+
+
 def test_the_key_between_the_coordinators_is_changed_when_it_expires() -> None:
     here, there, mn, cn = two_domains(2)
     assert isinstance(there.resolve(mn, "cn"), Resolved)
