@@ -315,8 +315,9 @@ class Registrar:
         known = {each.domain for each in party.enrolment.federation}
         if known - {each.domain for each in domains}:
             # The DC may have asked the AS before we did: only the AS says that a domain is gone.
+            # Its lists have no version, so that the DC's is looked at again.
             party.meet_account_server(initiate=True)
-            domains, _ = yield from self._ask_for_domains(party.account_server)
+            domains, version = yield from self._ask_for_domains(party.account_server)
         party.learn_domains(domains, version)
 
     def _ask_for_domains(
