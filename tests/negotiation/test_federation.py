@@ -21,6 +21,7 @@ from ntmpatch.signalling.process import ask
 from ntmpatch.wire.control_messages import (
     Ack,
     DirectionRequest,
+    FederationResponse,
     InformationRequest,
     InformationResponse,
     RefusalCode,
@@ -133,7 +134,13 @@ def test_a_coordinator_whose_list_is_old_makes_no_node_forget_a_domain() -> None
     here.register(node)
     party: Any = node.party
     assert "c.example" in party.domains()
-    assert party.enrolment.federation_version != 0, "the DC's list was heard"
+    told = [
+        message.envelope.message.domains  # type: ignore[attr-defined]
+        for message in here.network.captured
+        if isinstance(message.envelope.message, FederationResponse)
+        and (message.sender, message.receiver) == ("DC dc.a.example", "node node.a.example")
+    ]
+    assert [[each.domain for each in page] for page in told] == [["a.example", "b.example"], []]
     # What the AS says is gone is gone.
     third.coordinator.up = False
     del here.accounts.leases["c.example"]
