@@ -136,7 +136,9 @@ class LightNode(EnrolledParty):
         known = self.directions.get(key)
         if known is None or message.serial > known.serial:
             self.directions[key] = message
-            self._established[key] = Event()
+            waited_for = self._established.get(key)
+            if waited_for is None or waited_for.is_set:  # else this direction took over
+                self._established[key] = Event()
             if message.relay is None:
                 endpoints = tuple(address.endpoint() for address in message.endpoints)
                 self.emit(
