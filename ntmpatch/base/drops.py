@@ -96,6 +96,11 @@ class Drop(StrEnum):
     CONTROL_TOO_MANY = "control: too many transactions of one peer under way"
 
     # relay, notification, DNS
+    PATH_MALFORMED = "path: no challenge and no answer to one"
+    PATH_UNASKED = "path: answer to no challenge, or by another path"
+    PATH_TOO_MANY = "path: peer seen at more places than are kept in mind"
+    PATH_UNPROVEN = "path: more than three times what came from a place yet unproven"
+
     RELAY_RUNT = "relay: too short or too long for its type"
     RELAY_UNKNOWN_FRAME = "relay: unknown frame type"
     RELAY_UNKNOWN_SESSION = "relay: no such session"

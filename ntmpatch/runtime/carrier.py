@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.base.drops import Drop
 from ntmpatch.packet.capsulation import Capsulator
+from ntmpatch.packet.tunnel.tunnel import Established, HeardElsewhere, Waiting
 from ntmpatch.runtime.alarm import Alarm
 from ntmpatch.runtime.streams import MAX_MESSAGE_SIZE
 from ntmpatch.runtime.udp import UdpPort
 from ntmpatch.wire.control import CONTROL_BYTE
+from ntmpatch.wire.paths import PATH_BYTE
 from ntmpatch.wire.relay import FRAME_DATA, RELAY_BYTE, RELAY_HEADER_SIZE
+from ntmpatch.wire.wireguard import MIN_DATA_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ntmpatch.handover.paths import PathManager
     from ntmpatch.packet.tunnel.peer import Peer
     from ntmpatch.packet.tunnel.tunnel import Tunnel, TunnelEvent
     from ntmpatch.wire.segments import SuperSegment
@@ -51,6 +55,7 @@ class Carrier:
     ``on_control(peer, payload, path, now)`` one control message; ``on_event`` the tunnel's events;
     ``before_wait(now)`` runs once after each wake-up, when output should be made, and returns the
     next instant at which the cores above want to be called (None: never).
+    ``paths`` is told how peers are reached, and says so for those that it watches.
     ``on_datagram(buffer, segment_size, source)`` sees a batch first and may claim it (relaying).
     """
 
@@ -63,9 +68,11 @@ class Carrier:
         on_event: Callable[[TunnelEvent, float], None],
         before_wait: Callable[[float], float | None],
         on_datagram: Callable[[memoryview, int, Endpoint], bool] | None = None,
+        paths: PathManager[Path] | None = None,
         gso: bool = True,
     ) -> None:
         self.tunnel = tunnel
+        self._paths = paths
         self._on_packets = on_packets
         self._on_control = on_control
         self._on_event = on_event
@@ -142,12 +149,20 @@ class Carrier:
         """Open tunnel messages that came by ``path``; output waits for ``wake``."""
         now = time.monotonic()
         for peer, packets in self.tunnel.receive(buffer, segment_size, path, now):
-            control = [packet for packet in packets if packet[0] == CONTROL_BYTE]
-            if control:
-                for payload in control:
-                    self._on_control(peer, payload, path, now)
-                packets = [packet for packet in packets if packet[0] != CONTROL_BYTE]  # noqa: PLW2901  # the rest of the batch
+            special = [packet for packet in packets if packet[0] >= CONTROL_BYTE]
+            if special:
+                packets = [packet for packet in packets if packet[0] < CONTROL_BYTE]  # noqa: PLW2901  # the rest of the batch
+                for payload in special:
+                    if payload[0] != PATH_BYTE:
+                        self._on_control(peer, payload, path, now)
+                    elif self._paths is not None:
+                        self._paths.message(peer, payload, path, now)
+                    else:
+                        self.tunnel.drops.drop(Drop.PATH_UNASKED)
             if packets:
+                if not peer.roams and path != peer.endpoint and self._paths is not None:
+                    size = sum(map(len, packets))
+                    self._paths.elsewhere(peer, path, size, now)
                 self._on_packets(peer, packets, now)
 
     def send_control(self, public_key: bytes, payload: bytes, now: float) -> None:
@@ -165,6 +180,8 @@ class Carrier:
         """
         session = peer.session(now)
         path = peer.endpoint
+        if peer.budget is not None and not self._spend(peer, segment):
+            return True
         if session is None or path is None:
             for packet in self._capsulator.cut(segment, checksums=checksums):
                 peer.send(bytes(packet), now)
@@ -176,6 +193,16 @@ class Carrier:
             if not self._transmit_batch(path, batch, size):
                 return False
         peer.note_sent(now)
+        return True
+
+    def _spend(self, peer: Peer[Path], segment: SuperSegment) -> bool:
+        """Whether so much may go to an endpoint that the peer has not proven yet."""
+        assert peer.budget is not None
+        size = len(segment.payload) + segment.packet_count * len(segment.header)
+        if size > peer.budget:
+            self.tunnel.drops.drop(Drop.PATH_UNPROVEN, segment.packet_count)
+            return False
+        peer.budget -= size
         return True
 
     def send_datagram(self, datagram: bytes | memoryview, destination: Endpoint) -> None:
@@ -199,6 +226,11 @@ class Carrier:
             if due_at is not None and due_at <= now:
                 tunnel.handle_timeout(now)
             self._drain_events(now)
+            paths = self._paths
+            if paths is not None:
+                due_at = paths.poll_timeout()
+                if due_at is not None and due_at <= now:
+                    paths.handle_timeout(now)
             wanted_at = self._before_wait(now)
             self._drain_events(now)
             while (transmit := tunnel.poll_transmit()) is not None:
@@ -208,9 +240,21 @@ class Carrier:
             self._flushing = False
         self._alarm.ask(wanted_at)
         self._alarm.ask(tunnel.poll_timeout())
+        if paths is not None:
+            self._alarm.ask(paths.poll_timeout())
 
     def _drain_events(self, now: float) -> None:
+        paths = self._paths
         while (event := self.tunnel.poll_event()) is not None:
+            if paths is not None:
+                if isinstance(event, Waiting):
+                    paths.waiting(event.peer, now)
+                    continue
+                if isinstance(event, HeardElsewhere):
+                    paths.elsewhere(event.peer, event.source, MIN_DATA_SIZE, now)
+                    continue
+                if isinstance(event, Established):
+                    paths.established(event.peer, now)
             self._on_event(event, now)
 
     def _batch(self, buffer: memoryview, segment_size: int, source: Endpoint) -> None:

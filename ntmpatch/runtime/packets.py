@@ -135,9 +135,12 @@ class PacketSide:
                 stack.packet_refused(segment, now)
         return stack.poll_timeout()
 
-    def path_changed(self, public_key: bytes, now: float) -> None:
-        """The way to a peer is another one: its connections go on at once."""
+    def path_changed(self, public_key: bytes, now: float, *, abrupt: bool = True) -> None:
+        """The way to a peer is another one: its connections go on at once.
+
+        ``abrupt``: what is under way is lost.
+        """
         route = self._by_key.get(public_key)
         if route is not None:
             for address in route.addresses:
-                self.stack.path_changed(address, now)
+                self.stack.path_changed(address, now, abrupt=abrupt)

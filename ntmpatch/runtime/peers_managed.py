@@ -14,8 +14,10 @@ import gevent
 import gevent.event
 
 from ntmpatch.base.addresses import Endpoint, in_domain
+from ntmpatch.handover.paths import PathChanged, PathManager
 from ntmpatch.negotiation.node import NameUnknown, NodeNegotiation
 from ntmpatch.packet.tunnel.tunnel import EndpointChanged, Established, Expired
+from ntmpatch.runtime.carrier import RelayedEndpoint
 from ntmpatch.runtime.door import NameLookupError
 from ntmpatch.runtime.interfaces import concrete
 from ntmpatch.runtime.packets import PacketSide, Route
@@ -39,8 +41,8 @@ from ntmpatch.wire import local
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ntmpatch.packet.tunnel.tunnel import TunnelEvent
-    from ntmpatch.runtime.carrier import Carrier
+    from ntmpatch.packet.tunnel.tunnel import Tunnel, TunnelEvent
+    from ntmpatch.runtime.carrier import Carrier, Path
     from ntmpatch.runtime.settings import NodeSettings
     from ntmpatch.runtime.trace import TraceWriter
     from ntmpatch.signalling.effects import Effect
@@ -85,8 +87,9 @@ class ManagedPeers:
             on_effect=self._effect,
             on_packets=packets.receive,
             on_event=self._tunnel_event,
-            before_wait=packets.flush,
+            before_wait=self._before_wait,
             on_link_failed=self._link_failed,
+            paths=self._make_paths,
             gso=settings.offload,
         )
         self.carrier: Carrier = self._station.carrier
@@ -108,6 +111,21 @@ class ManagedPeers:
             drops=self._packets.drops,
         )
         return self._negotiation
+
+    def _make_paths(self, tunnel: Tunnel[Path]) -> PathManager[Path]:
+        self._paths: PathManager[Path] = PathManager(
+            tunnel.public_key,
+            is_relayed=lambda path: isinstance(path, RelayedEndpoint),
+            entropy=os.urandom,
+            drops=self._packets.drops,
+        )
+        return self._paths
+
+    def _before_wait(self, now: float) -> float | None:
+        while (event := self._paths.poll_event()) is not None:
+            if isinstance(event, PathChanged):
+                self._packets.path_changed(event.public_key, now, abrupt=event.abrupt)
+        return self._packets.flush(now)
 
     def start(self) -> None:
         """Begin to register."""
@@ -233,6 +251,7 @@ class ManagedPeers:
             {
                 "name": self._names.get(key, key[:8].hex()),
                 **describe_peer(peer, now),
+                "paths": self._paths.describe(key),
             }
             for key, peer in self.carrier.tunnel.peers.items()
         ]

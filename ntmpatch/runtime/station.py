@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from ntmpatch.base.addresses import Endpoint
     from ntmpatch.base.drops import DropCounter
+    from ntmpatch.handover.paths import PathManager
     from ntmpatch.packet.tunnel.peer import Peer
     from ntmpatch.packet.tunnel.tunnel import TunnelEvent
     from ntmpatch.runtime.jobs import Outcome
@@ -81,6 +82,7 @@ class Station:
         on_datagram: Callable[[memoryview, int, Endpoint], bool] | None = None,
         group: Callable[[], AbstractContextManager[None]] = nullcontext,
         on_link_failed: Callable[[bytes, float], None] | None = None,
+        paths: Callable[[Tunnel[Path]], PathManager[Path]] | None = None,
         gso: bool = True,
         drops: DropCounter | None = None,
     ) -> None:
@@ -95,6 +97,8 @@ class Station:
             on_handshake=key_log(),
             drops=drops,
         )
+        self.paths = paths(self.tunnel) if paths is not None else None
+        """How nodes are reached; without, they are where they were last heard from."""
         self.party = make_party(self.tunnel.public_key)
         self.party.traced = trace.active
         self.carrier = Carrier(
@@ -104,6 +108,7 @@ class Station:
             on_event=self._event,
             before_wait=self._run,
             on_datagram=on_datagram,
+            paths=self.paths,
             gso=gso,
         )
         self._trace = trace
@@ -138,6 +143,8 @@ class Station:
         for link in self._links.values():
             link.reconnect()
         self.carrier.announce()
+        if self.paths is not None:
+            self.paths.network_changed(time.monotonic())
 
     def trace(self, step: str, receiver: str = "", message: str = "") -> None:
         """Note a step of the paper that is no control message."""
@@ -248,19 +255,24 @@ class Station:
     def _meet(self, contact: Contact) -> None:
         self._contacts[contact.public_key] = contact
         path = self._path(contact)
+        watched = self.paths is not None and contact.role == "node"
         peer = self.tunnel.peers.get(contact.public_key)
         if peer is None or peer.preshared_key != contact.preshared_key:
             peer = self.tunnel.add_peer(
                 contact.public_key,
                 preshared_key=contact.preshared_key,
-                endpoint=path or (peer.endpoint if peer is not None else None),
+                endpoint=None if watched else path or (peer.endpoint if peer is not None else None),
                 persistent_keepalive_interval=contact.persistent_keepalive_interval,
                 first_retries=FIRST_RETRIES,
             )
         else:
-            if path is not None and peer.endpoint is None:
+            if path is not None and peer.endpoint is None and not watched:
                 peer.endpoint = path
             peer.persistent_keepalive_interval = contact.persistent_keepalive_interval
+        if self.paths is not None and watched:
+            direct = self.reachable(contact.endpoints)
+            ways = [path, *direct] if path is not None else direct
+            self.paths.watch(peer, list(dict.fromkeys(ways)), time.monotonic())
         if contact.connection:
             link = self._links.get(contact.public_key)
             if link is None or link.endpoints != contact.endpoints:
@@ -315,6 +327,8 @@ class Station:
             binding.close()
         peer = self.tunnel.peers.get(public_key)
         self.tunnel.remove_peer(public_key)
+        if self.paths is not None:
+            self.paths.forget(public_key)
         if peer is not None and isinstance(peer.endpoint, TunnelStream):
             peer.endpoint.close()
 

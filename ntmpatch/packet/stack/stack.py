@@ -313,10 +313,14 @@ class Stack:
             self._icmp.reassembly_timeout(first, self._reassembler.quotable(first), now)
         self.paths.handle_timeout(now)
 
-    def path_changed(self, remote: bytes, now: float) -> None:
-        """The way to ``remote`` is another one: its connections go on at once."""
+    def path_changed(self, remote: bytes, now: float, *, abrupt: bool = True) -> None:
+        """The way to ``remote`` is another one: its connections go on at once.
+
+        ``abrupt``: what is under way is lost; if not, it arrives by the old way.
+        """
         self.paths.forget(remote, now)
-        self.tcp.path_changed(remote, now)
+        if abrupt:
+            self.tcp.path_changed(remote, now)
 
     def path_mtu(self, remote: bytes) -> int:
         """Bytes of the largest packet that is sent to ``remote``."""

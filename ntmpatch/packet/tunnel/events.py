@@ -31,6 +31,21 @@ class EndpointChanged:
 
 
 @dataclass(slots=True, frozen=True, eq=False)
+class HeardElsewhere:
+    """A keep-alive of a peer that does not roam came from elsewhere than its endpoint."""
+
+    peer: Any
+    source: Any
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class Waiting:
+    """Something was sent to a peer that does not roam, and nothing has been heard since."""
+
+    peer: Any
+
+
+@dataclass(slots=True, frozen=True, eq=False)
 class Admitted:
     """A key that was no known peer has been let in, provisionally."""
 
@@ -47,4 +62,6 @@ class HandshakeKeys(NamedTuple):
     preshared: bytes
 
 
-TunnelEvent: TypeAlias = Established | Expired | EndpointChanged | Admitted
+TunnelEvent: TypeAlias = (
+    Established | Expired | EndpointChanged | HeardElsewhere | Waiting | Admitted
+)

@@ -16,7 +16,14 @@ from ntmpatch.base.drops import Drop
 from ntmpatch.crypto.noise import Initiator
 from ntmpatch.packet.tunnel.constants import MAX_CALLS, MAX_RETIRED, MAX_STAGED, MAX_UNCONFIRMED
 from ntmpatch.packet.tunnel.cookie import CookieHolder
-from ntmpatch.packet.tunnel.events import EndpointChanged, Established, Expired, HandshakeKeys
+from ntmpatch.packet.tunnel.events import (
+    EndpointChanged,
+    Established,
+    Expired,
+    HandshakeKeys,
+    HeardElsewhere,
+    Waiting,
+)
 from ntmpatch.wire.wireguard import INITIATION, INITIATION_LAYOUT, MIN_DATA_SIZE
 
 if TYPE_CHECKING:
@@ -66,18 +73,23 @@ class Peer(Generic[E]):
         "_tunnel",
         "_tx_bytes",
         "_unconfirmed",
+        "budget",
         "cookies",
         "current",
         "endpoint",
         "first_retries",
+        "heard_session",
+        "is_watched",
         "last_handshake_at",
         "last_initiation",
         "last_initiation_at",
         "last_timestamp",
+        "newest_from",
         "preshared_key",
         "public_key",
         "roams",
         "rx_bytes",
+        "waiting_since",
     )
 
     def __init__(
@@ -95,10 +107,21 @@ class Peer(Generic[E]):
         self.preshared_key = preshared_key
         self.endpoint = endpoint
         self.roams = True
-        """Whether authenticated packets from elsewhere move the endpoint there."""
+        """Whether authenticated packets from elsewhere move the endpoint there. If not, somebody
+        else sets it, who is told of them, and of silence (handover/paths.py)."""
+        self.newest_from: E | None = None
+        """Where the newest authenticated message came from."""
+        self.waiting_since: float | None = None
+        """When the first data was sent behind the last that was heard."""
+        self.is_watched = False
+        """Whether somebody looks at ``waiting_since`` in time; if not, Waiting asks for it."""
+        self.budget: int | None = None
+        """Bytes that may be sent to an endpoint that has not been proven; None: no matter."""
         self.first_retries = tuple(first_retries)
         self.cookies = CookieHolder(public_key, lifetime=tunnel.times.cookie_lifetime)
         self.current: Session | None = None
+        self.heard_session: Session | None = None
+        """The one that the peer sends with: the last that it began to use."""
         self.last_timestamp = b""
         """Of the newest initiation accepted: an older one is a replay."""
         self.last_initiation: tuple[bytes, E] | None = None
@@ -171,6 +194,10 @@ class Peer(Generic[E]):
 
     def note_sent(self, now: float) -> None:
         """Data was sealed and sent: an answer is expected, and a keep-alive is not needed."""
+        if self.waiting_since is None:
+            self.waiting_since = now
+            if not self.is_watched and not self.roams:
+                self._tunnel.report(Waiting(self))
         timers = self._tunnel.timers
         times = self._tunnel.times
         if timers.due_at((self, Alarm.NEW_HANDSHAKE)) is None:
@@ -185,6 +212,16 @@ class Peer(Generic[E]):
         if session is not None:
             self._seal(session, b"")
             self._spoke(now)
+
+    def send_by(self, endpoint: E, plaintext: bytes, now: float) -> bool:
+        """Seal one packet and send it to ``endpoint``; False if there is no session for it."""
+        session = self.current
+        if session is None or now >= session.reject_at or session.is_exhausted:
+            return False
+        out = bytearray(MIN_DATA_SIZE + len(plaintext) + 15)
+        size = session.seal(plaintext, memoryview(out))
+        self._tunnel.transmit(endpoint, bytes(out[:size]))
+        return True
 
     def _send_staged(self, session: Session, now: float) -> None:
         while self._staged:
@@ -373,10 +410,19 @@ class Peer(Generic[E]):
         is_confirmation = session in self._unconfirmed
         if session is self.current:
             self._tunnel.timers.cancel((self, Alarm.CONFIRM))
-        elif not is_confirmation:
-            newest = False  # packets of a session before are late by nature
-        if newest:
-            self.roam(source)
+        if not session.is_heard:
+            session.is_heard = True
+            self.heard_session = session
+        # Packets of a session that the peer has left for another are late by nature. Where both
+        # ends called at once, each sends with its own, so that it need not be our current one.
+        if newest and session is self.heard_session:
+            self.newest_from = source
+            if source != self.endpoint:
+                self.roam(source)
+                if not self.roams and not has_packets:
+                    self._tunnel.report(HeardElsewhere(self, source))
+            elif self.budget is not None:
+                self.budget += 3 * size
         if is_confirmation:
             # It shows that the initiator has the session: so may we use it.
             self._confirm(session, now)
@@ -398,6 +444,7 @@ class Peer(Generic[E]):
     def heard(self, size: int, now: float) -> None:
         """Something authentic came: the peer lives."""
         self.rx_bytes += size
+        self.waiting_since = None
         timers = self._tunnel.timers
         timers.cancel((self, Alarm.NEW_HANDSHAKE))
         interval = self._persistent_keepalive_interval
@@ -452,6 +499,7 @@ class Peer(Generic[E]):
         self._retired.clear()
         self._unconfirmed.clear()
         self.current = None
+        self.heard_session = None
 
     def close(self) -> None:
         """The peer is removed: no keys, no timers, nothing staged."""

@@ -51,6 +51,7 @@ class Session:
         "_worn_after",
         "created_at",
         "initiator",
+        "is_heard",
         "local_index",
         "reject_at",
         "remote_index",
@@ -72,6 +73,8 @@ class Session:
         self.initiator = initiator
         self.created_at = now
         self.reject_at = now + times.reject_after_time
+        self.is_heard = False
+        """Whether the far end has sent with it."""
         self.sealed_size = 0
         """Bytes of all data messages made so far."""
         self._replay = ReplayWindow()

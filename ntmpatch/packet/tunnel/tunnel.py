@@ -25,7 +25,9 @@ from ntmpatch.packet.tunnel.events import (
     Established,
     Expired,
     HandshakeKeys,
+    HeardElsewhere,
     TunnelEvent,
+    Waiting,
 )
 from ntmpatch.packet.tunnel.peer import Alarm, Peer
 from ntmpatch.packet.tunnel.session import Session, data_word
@@ -49,7 +51,16 @@ if TYPE_CHECKING:
 
     from ntmpatch.crypto.noise import SessionKeys
 
-__all__ = ["Admitted", "EndpointChanged", "Established", "Expired", "Tunnel", "TunnelEvent"]
+__all__ = [
+    "Admitted",
+    "EndpointChanged",
+    "Established",
+    "Expired",
+    "HeardElsewhere",
+    "Tunnel",
+    "TunnelEvent",
+    "Waiting",
+]
 
 E = TypeVar("E")
 
@@ -370,6 +381,7 @@ class Tunnel(Generic[E]):
             self.drops.drop(Drop.TUNNEL_BAD_HANDSHAKE)
             return
         session = self._new_session(peer, keys, receiver, sender, now, initiator=True)
+        peer.newest_from = source
         peer.roam(source)
         peer.heard(len(message), now)
         peer.established(session, now)

@@ -1,0 +1,273 @@
+"""Two nodes' tunnels and path managers in virtual time, with NATs, a relay, and silent deaths.
+
+What runtime/carrier.py does with sockets is done here with a queue.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from ntmpatch.base.addresses import Endpoint
+from ntmpatch.base.drops import DropCounter
+from ntmpatch.handover.paths import PathChanged, PathManager, Unreachable
+from ntmpatch.packet.tunnel.tunnel import Established, HeardElsewhere, Tunnel, Waiting
+from ntmpatch.wire.paths import PATH_BYTE
+from ntmpatch.wire.wireguard import MIN_DATA_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RELAY = Endpoint("203.0.113.9", 3473)
+APPLICATION_BYTE = 0x45
+EPOCH = 1_800_000_000.0
+
+
+class Relayed(NamedTuple):
+    """Through the one relay there is."""
+
+    relay: Endpoint
+
+
+Path: TypeAlias = Endpoint | Relayed
+
+
+@dataclass(eq=False)
+class Nat:
+    """A NAT as RFC 4787 describes one: ``hard`` maps every destination to a port of its own."""
+
+    host: str
+    hard: bool = False
+    filtering: str = "port"
+    """``none``, ``address`` or ``port`` (-dependent)."""
+    timeout: float = 120.0
+    ports: dict[tuple[Endpoint, Endpoint | None], int] = field(default_factory=dict)
+    inside: dict[int, Endpoint] = field(default_factory=dict)
+    used: dict[tuple[int, str], float] = field(default_factory=dict)
+    next_port: int = 40000
+
+    def out(self, source: Endpoint, destination: Endpoint, now: float) -> Endpoint:
+        key = (source, destination if self.hard else None)
+        if key not in self.ports:
+            self.next_port += 7
+            self.ports[key] = self.next_port
+            self.inside[self.next_port] = source
+        port = self.ports[key]
+        for scope in ("", destination.host, str(destination)):
+            self.used[port, scope] = now
+        return Endpoint(self.host, port)
+
+    def into(self, source: Endpoint, port: int, now: float) -> Endpoint | None:
+        scope = {"none": "", "address": source.host, "port": str(source)}[self.filtering]
+        if now - self.used.get((port, scope), float("-inf")) > self.timeout:
+            return None
+        return self.inside.get(port)
+
+    def forget(self) -> None:
+        """It has restarted: mappings are gone, and new ones are others."""
+        self.ports.clear()
+        self.inside.clear()
+        self.used.clear()
+
+
+class Node:
+    """One end."""
+
+    def __init__(self, net: PathNet, name: str, endpoint: Endpoint, nat: Nat | None) -> None:
+        rng = random.Random(net.rng.random())
+        self.net = net
+        self.name = name
+        self.endpoint = endpoint
+        self.nat = nat
+        self.tunnel: Tunnel[Path] = Tunnel(
+            rng.randbytes(32),
+            now=net.now,
+            rng=rng,
+            wall_clock=lambda: EPOCH + net.now,
+            entropy=rng.randbytes,
+        )
+        self.drops = DropCounter()
+        self.paths: PathManager[Path] = PathManager(
+            self.tunnel.public_key,
+            is_relayed=lambda path: isinstance(path, Relayed),
+            entropy=rng.randbytes,
+            drops=self.drops,
+        )
+        self.received: list[tuple[float, int, Path]] = []
+        """Application messages: when, which, and by which path."""
+        self.changes: list[tuple[float, bool]] = []
+        self.unreachable: list[float] = []
+        self.sent_to: dict[Endpoint, int] = {}
+        """Bytes by destination, as the network sees them."""
+
+    @property
+    def seen(self) -> Endpoint:
+        """Where others would send to, having seen us talk to the relay."""
+        return (
+            self.endpoint if self.nat is None else self.nat.out(self.endpoint, RELAY, self.net.now)
+        )
+
+    def meet(self, other: Node, paths: list[Path], *, initiate: bool) -> None:
+        peer = self.tunnel.add_peer(other.tunnel.public_key, first_retries=(0.1, 0.2, 0.4, 0.8))
+        self.paths.watch(peer, paths, self.net.now)
+        if initiate:
+            peer.initiate(self.net.now)
+
+    def send(self, other: Node, number: int, size: int = 100) -> None:
+        """An application message; its answer is expected to be another."""
+        peer = self.tunnel.peers[other.tunnel.public_key]
+        body = bytes((APPLICATION_BYTE,)) + number.to_bytes(8) + bytes(size - 9)
+        if peer.budget is not None:
+            if size > peer.budget:
+                return
+            peer.budget -= size
+        peer.send(body, self.net.now)
+
+    def path_to(self, other: Node) -> Path | None:
+        return self.tunnel.peers[other.tunnel.public_key].endpoint
+
+    def rtt_to(self, other: Node) -> list[dict[str, object]]:
+        return self.paths.describe(other.tunnel.public_key)
+
+    def receive(self, source: Path, data: bytes) -> None:
+        now = self.net.now
+        for peer, packets in self.tunnel.receive(memoryview(data), len(data), source, now):
+            for packet in packets:
+                if packet[0] == PATH_BYTE:
+                    self.paths.message(peer, packet, source, now)
+                    continue
+                if source != peer.endpoint:
+                    self.paths.elsewhere(peer, source, len(packet), now)
+                number = int.from_bytes(packet[1:9])
+                self.received.append((now, number, source))
+                self.net.on_message(self, number)
+
+    def move(self, endpoint: Endpoint, nat: Nat | None) -> None:
+        """The old address is gone, the new one is there, and the handover module knows."""
+        self.endpoint = endpoint
+        self.nat = nat
+        self.net.bind(self)
+        self.paths.network_changed(self.net.now)
+
+    def flush(self) -> None:
+        now = self.net.now
+        while True:
+            while (event := self.tunnel.poll_event()) is not None:
+                if isinstance(event, Waiting):
+                    self.paths.waiting(event.peer, now)
+                elif isinstance(event, HeardElsewhere):
+                    self.paths.elsewhere(event.peer, event.source, MIN_DATA_SIZE, now)
+                elif isinstance(event, Established):
+                    self.paths.established(event.peer, now)
+            while (told := self.paths.poll_event()) is not None:
+                if isinstance(told, PathChanged):
+                    self.changes.append((now, told.abrupt))
+                elif isinstance(told, Unreachable):
+                    self.unreachable.append(now)
+            transmit = self.tunnel.poll_transmit()
+            if transmit is None:
+                return
+            self.net.transmit(self, *transmit)
+
+
+class PathNet:
+    """The network between them."""
+
+    def __init__(self, seed: int, *, delay: float = 0.0255, relay_delay: float = 0.01) -> None:
+        self.rng = random.Random(seed)
+        self.now = 1000.0
+        self.delay = delay
+        self.relay_delay = relay_delay
+        """Added where the relay is in the way."""
+        self.loss = 0.0
+        self.nodes: list[Node] = []
+        self.bound: dict[int, Endpoint] = {}
+        self.relay_is_up = True
+        self.blocked: Callable[[Endpoint, Endpoint], bool] = lambda _source, _destination: False
+        self.on_message: Callable[[Node, int], None] = lambda _node, _number: None
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._counter = itertools.count()
+
+    def node(self, name: str, host: str, nat: Nat | None = None) -> Node:
+        node = Node(self, name, Endpoint(host, 5000), nat)
+        self.nodes.append(node)
+        self.bind(node)
+        return node
+
+    def bind(self, node: Node) -> None:
+        """The node's end of the relayed session is where the node is now."""
+        source = node.endpoint
+        if node.nat is not None:
+            source = node.nat.out(source, RELAY, self.now)
+        index = self.nodes.index(node)
+        self.at(self.now + self.delay, lambda: self.bound.__setitem__(index, source))
+
+    def at(self, due_at: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._queue, (due_at, next(self._counter), action))
+
+    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+        end = self.now + seconds
+        for _ in range(3_000_000):
+            for node in self.nodes:
+                node.flush()
+            if until():
+                return True
+            instants = [self._queue[0][0]] if self._queue else []
+            for node in self.nodes:
+                due = (node.tunnel.poll_timeout(), node.paths.poll_timeout())
+                instants += [instant for instant in due if instant is not None]
+            next_at = max(min(instants, default=end + 1), self.now)
+            if next_at > end:
+                self.now = end
+                return until()
+            self.now = next_at
+            while self._queue and self._queue[0][0] <= self.now:
+                heapq.heappop(self._queue)[2]()
+            for node in self.nodes:
+                for core in (node.tunnel, node.paths):
+                    due_at = core.poll_timeout()
+                    if due_at is not None and due_at <= self.now:
+                        core.handle_timeout(self.now)
+        raise AssertionError("the network does not come to rest")
+
+    def transmit(self, node: Node, path: Path, data: bytes) -> None:
+        index = self.nodes.index(node)
+        destination = path.relay if isinstance(path, Relayed) else path
+        node.sent_to[destination] = node.sent_to.get(destination, 0) + len(data)
+        source = node.endpoint
+        if node.nat is not None:
+            source = node.nat.out(source, destination, self.now)
+        if self.loss and self.rng.random() < self.loss:
+            return
+        if isinstance(path, Relayed):
+            far = self.nodes[1 - index]
+
+            def relay() -> None:
+                if self.relay_is_up and self.bound.get(index) == source:
+                    to = self.bound.get(1 - index)
+                    if to is not None:
+                        arrive = lambda: self._arrive(RELAY, to, data, Relayed(RELAY))  # noqa: E731  # a closure of this datagram
+                        self.at(self.now + self.delay, arrive)
+
+            del far
+            self.at(self.now + self.relay_delay, relay)
+            return
+        self.inject(source, destination, data)
+
+    def inject(self, source: Endpoint, destination: Endpoint, data: bytes) -> None:
+        """Let a datagram arrive that shows these addresses."""
+        if not self.blocked(source, destination):
+            self.at(self.now + self.delay, lambda: self._arrive(source, destination, data, source))
+
+    def _arrive(self, source: Endpoint, destination: Endpoint, data: bytes, path: Path) -> None:
+        for node in self.nodes:
+            inside: Endpoint | None = destination
+            if node.nat is not None:
+                if destination.host != node.nat.host:
+                    continue
+                inside = node.nat.into(source, destination.port, self.now)
+            if inside == node.endpoint:
+                node.receive(path, data)
