@@ -1,4 +1,7 @@
-"""Through a relay server: between IPv4 and IPv6, and between two symmetric NATs."""
+"""Through a relay server: between IPv4 and IPv6, and between two symmetric NATs.
+
+Two NATs with endpoint-independent mapping need it for a moment only, and when nothing else is left.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import hashlib
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +19,7 @@ from lab_nat import NatKind
 
 if TYPE_CHECKING:
     from lab import Host, Lab
+    from lab_domain import DomainNode
 
 pytestmark = [pytest.mark.lab, pytest.mark.once, pytest.mark.timeout(200)]
 
@@ -72,15 +77,63 @@ def test_a_node_with_ipv4_alone_and_one_with_ipv6_alone(lab: Lab, tmp_path: Path
     transfer(domain, a, b, tmp_path)
 
 
-def test_two_nodes_behind_symmetric_nats(lab: Lab, tmp_path: Path) -> None:
+def behind_nats(lab: Lab, kind: NatKind) -> tuple[Host, Host, Host, list[Host]]:
+    """Servers outside, and a and b behind a NAT each; these come last."""
     outside = lab.switch(["192.0.2.0/24"])
     servers, a, b = lab.host("servers"), lab.host("a"), lab.host("b")
     outside.join(servers)
+    routers = []
     for number, host in enumerate((a, b), 1):
         router = lab.host(f"router-{host.name}")
         interface = outside.join(router)
         lab.link(router, host, [f"10.{number}.0.0/24"])
         host.route("default", f"10.{number}.0.1")
-        router.nat(NatKind.SYMMETRIC, interface)
+        router.nat(kind, interface)
+        routers.append(router)
+    return servers, a, b, routers
+
+
+def test_two_nodes_behind_symmetric_nats(lab: Lab, tmp_path: Path) -> None:
+    servers, a, b, _ = behind_nats(lab, NatKind.SYMMETRIC)
     domain = Domain(servers, tmp_path, more=LOG)
     transfer(domain, a, b, tmp_path)
+
+
+def until_reached_by(node: DomainNode, *, relayed: bool) -> None:
+    """Wait until the one peer of a node is reached so."""
+    deadline = time.monotonic() + 20.0
+    while True:
+        paths = [path for peer in node.status()["peers"] for path in peer["paths"]]
+        in_use = [path for path in paths if path["in_use"]]
+        if [path["relayed"] for path in in_use] == [relayed] and in_use[0]["proven"]:
+            return
+        assert time.monotonic() < deadline, paths
+        time.sleep(0.1)
+
+
+def test_two_nodes_behind_cone_nats_meet_at_the_relay_and_go_direct(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """One connection, all the time: by relay, direct, and by relay again when direct dies."""
+    servers, a, b, routers = behind_nats(lab, NatKind.PORT_RESTRICTED)
+    domain = Domain(servers, tmp_path, more=LOG)
+    node_a, node_b = domain.node(a, "a", tmp_path), domain.node(b, "b", tmp_path)
+    server = node_a.popen(PROGRAMS / "echo_server.py")
+    server.wait_for("listening")
+    node_a.wait_until_registered()
+    client = node_b.popen(PROGRAMS / "echo_client.py", node_a.fqdn)
+    client.wait_for("echoed")
+    until_reached_by(node_b, relayed=False)
+    for router in routers:
+        router.nft("""
+            table inet lab_block {
+                chain passing {
+                    type filter hook forward priority filter - 5;
+                    udp sport 4460 udp dport 4460 drop
+                }
+            }
+        """)
+    until_reached_by(node_b, relayed=True)
+    until_reached_by(node_a, relayed=True)
+    client.send_signal(signal.SIGTERM)
+    assert "as it was sent" in client.check()

@@ -28,7 +28,10 @@ def is_expected(packet: CapturedPacket, servers: str, nodes: set[str]) -> bool:
         return True
     ends = {packet.source, packet.destination}
     if {end[0] for end in ends} == nodes:
-        return packet.protocol == "udp" and {end[1] for end in ends} == {NODE_PORT}
+        # ICMP: whose program has ended has closed its port, while the other end still asks.
+        return packet.protocol == "icmp" or (
+            packet.protocol == "udp" and {end[1] for end in ends} == {NODE_PORT}
+        )
     server = next((end for end in ends if end[0] == servers), None)
     node = next((end for end in ends if end[0] in nodes), None)
     if server is None or node is None:
