@@ -394,6 +394,7 @@ class DirectionServer(EnrolledParty):
     def _deregister(self, _: Deregistration, request: Request) -> Process[Ack]:
         if self.locations.retire(request.peer):
             self.note("server-left", peer=self.peer_name(request.peer))
+            self._director.relayed.leave(request.peer)
             return Ack()
         node = self.registered(request.peer)
         fqdn = node.record.fqdn
@@ -403,6 +404,7 @@ class DirectionServer(EnrolledParty):
         self.names.remove(fqdn)  # as after a restart: only who is registered is in the zone
         node.stored_at = float("-inf")
         node.notification_server = None
+        self._director.relayed.forget(request.peer)
         self.sources.pop(request.peer, None)
         self.note("deregistered", node=fqdn)
         return Ack()
@@ -436,6 +438,8 @@ class DirectionServer(EnrolledParty):
         )
         self.introduce(request.peer, certificate.role.upper(), certificate.fqdn)
         self.admission.confirm(request.peer)
+        if message.draining:
+            self._director.relayed.leave(request.peer)
         return AnnouncementResponse(ANNOUNCEMENT_INTERVAL, self._instance)
 
     def forget(self, peer: bytes) -> None:
