@@ -330,7 +330,7 @@ class NodeNegotiation(EnrolledParty):
     def drop(self, peer: Peer) -> None:
         """Forget a peer, and its tunnel."""
         self.peers.remove(peer.public_key)
-        self._redirector.forget(peer)
+        self._redirector.forget(peer.public_key)
         self.emit(Forget(peer.public_key))
 
     # --- being directed --------------------------------------------------------------------
@@ -357,6 +357,7 @@ class NodeNegotiation(EnrolledParty):
             if contact.relay is not None:
                 peer.relay = contact.relay.relay_key
             for replaced in self.peers.put(peer):
+                self._redirector.forget(replaced)
                 self.emit(Forget(replaced))
             self.introduce(peer.public_key, "node", peer.fqdn)
             self.emit(contact)

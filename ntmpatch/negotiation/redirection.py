@@ -113,11 +113,11 @@ class Redirector:
         wish = self._wishes.get(public_key)
         return wish is not None and wish.is_pending
 
-    def forget(self, peer: Peer) -> None:
+    def forget(self, public_key: bytes) -> None:
         """The peer is gone."""
-        self._wishes.pop(peer.public_key, None)
+        self._wishes.pop(public_key, None)
         for name in ("direct", "relay", "call", "instead"):
-            self._party.call_off(f"{name} {peer.fqdn}")
+            self._party.call_off(f"{name} {public_key.hex()}")
 
     # --- what happened ---------------------------------------------------------------------
 
@@ -125,27 +125,30 @@ class Redirector:
         """A tunnel was directed: see that it comes up, and that its relay session does not end."""
         party = self._party
         self._watch_relay(peer, direction)
-        party.call_off(f"call {peer.fqdn}")
-        party.call_off(f"instead {peer.fqdn}")
+        self._call_off_help(peer.public_key)
+        key = peer.public_key.hex()
         if not contact.initiate:
             too = replace(contact, initiate=True)
-            party.call_at(f"call {peer.fqdn}", party.now + CALLING_TOO, lambda: party.emit(too))
+            party.call_at(f"call {key}", party.now + CALLING_TOO, lambda: party.emit(too))
         wish = self._wishes.get(peer.public_key)
         is_relayed = direction.relay is not None or (wish is not None and wish.relayed)
         if direction.answers and not is_relayed:
             party.call_at(
-                f"instead {peer.fqdn}",
+                f"instead {key}",
                 party.now + RELAYING_INSTEAD,
                 lambda: self.want(peer.public_key, relayed=True),
             )
 
     def established(self, peer: Peer) -> None:
         """A handshake succeeded: there is a way."""
-        self._party.call_off(f"call {peer.fqdn}")
-        self._party.call_off(f"instead {peer.fqdn}")
+        self._call_off_help(peer.public_key)
         wish = self._wishes.get(peer.public_key)
         if wish is not None:
             wish.backoff.reset()
+
+    def _call_off_help(self, public_key: bytes) -> None:
+        self._party.call_off(f"call {public_key.hex()}")
+        self._party.call_off(f"instead {public_key.hex()}")
 
     # --- inside ----------------------------------------------------------------------------
 
@@ -163,9 +166,10 @@ class Redirector:
             return
         wish.is_pending = True
         if due_at > party.now:
-            party.call_at(f"direct {wish.fqdn}", due_at, lambda: self._enqueue(public_key))
+            name = f"direct {public_key.hex()}"
+            party.call_at(name, due_at, lambda: self._enqueue(public_key))
         else:
-            party.call_off(f"direct {wish.fqdn}")
+            party.call_off(f"direct {public_key.hex()}")
             self._enqueue(public_key)
 
     def _enqueue(self, public_key: bytes) -> None:
@@ -219,7 +223,7 @@ class Redirector:
     def _watch_relay(self, peer: Peer, direction: RouteDirection) -> None:
         """Ask for another relay session before this one ends, if the tunnel still lives."""
         party = self._party
-        name = f"relay {peer.fqdn}"
+        name = f"relay {peer.public_key.hex()}"
         if direction.relay is None or not direction.initiate:
             party.call_off(name)
             return

@@ -236,6 +236,20 @@ def test_a_relay_that_does_not_answer_a_node_is_avoided_by_that_node_only() -> N
     assert not locations._suspected_until
 
 
+def test_the_wish_of_the_second_asker_is_heard_as_well() -> None:
+    for delay in (0.0, 0.006, 0.012, 0.02, 0.03):
+        domain, a, b, bad, good = two_relays(68)
+        peer, other = b.party.public_key, a.party.public_key
+        locations = domain.coordinator.party.locations  # type: ignore[attr-defined]
+        locations.suspect(good.party.public_key, domain.network.now)  # who does not care gets bad
+        a.party.unreachable(peer, domain.network.now)  # type: ignore[attr-defined]
+        domain.network.run(delay)
+        bad_key = bad.party.public_key
+        b.party.relay_failed(other, bad_key, domain.network.now)  # type: ignore[attr-defined]
+        domain.network.run(4.0)
+        assert relay_between(a, b) == good.party.public_key
+
+
 def test_unreachable_peers_are_directed_at_growing_intervals() -> None:
     domain, a, b, *_ = two_relays(63)
     began_at = domain.network.now

@@ -56,6 +56,8 @@ RELAY_TIMEOUT = 1.0
 MAX_DIRECTIONS_PER_NODE = 32
 RELAY_LIFETIME = 12 * 3600.0
 MAX_RELAYS_TRIED = 2
+MAX_WAITS = 4
+"""Directions of the same pair that one waits for which wants something else."""
 _RESTARTED = frozenset({RefusalCode.KEY_UNKNOWN, RefusalCode.NOT_AUTHORISED})
 """What a coordinator says that knows nothing of the key which we offered it."""
 
@@ -194,7 +196,7 @@ class Director:
             fqdn = normalise_fqdn(name)
         except ConfigError as error:
             raise Refused(RefusalCode.UNKNOWN_NAME, str(error)) from None
-        while True:
+        for _ in range(MAX_WAITS):
             coordinator, called = yield from self._find(calling, fqdn, steps)
             called_key = self._judge(called, coordinator, fqdn).public_key
             if called_key == calling.public_key:
@@ -213,6 +215,8 @@ class Director:
                 yield from wait(other.done, ROUTE_TIMEOUT)
             except (NtmpatchError, ValueError):
                 continue
+        else:
+            raise Refused(RefusalCode.BUSY, "too many directions of these two under way")
         under_way = self._under_way[pair] = _UnderWay(
             Event(), wishes, {calling.public_key: reach, called_key: _reach_told(called)}
         )
@@ -220,7 +224,7 @@ class Director:
             views = yield from self._route_both(
                 coordinator, calling, called, fqdn, steps, under_way
             )
-        except (NtmpatchError, ValueError) as error:
+        except Exception as error:
             # Who waits may begin the next one at once: this one has to be out of the way.
             del self._under_way[pair]
             under_way.done.set(error)

@@ -7,7 +7,7 @@ nodes then ask by themselves once the relay is silent.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ntmpatch.base.errors import NtmpatchError
@@ -25,6 +25,9 @@ MAX_PAIRS = 65536
 MAX_MOVES_AT_ONCE = 16
 """Pairs that are directed at the same time when a relay server goes."""
 
+MAX_FAILURES = 3
+"""Moves of a pair that fail before it is left to its nodes, which ask when they need it."""
+
 
 @dataclass(slots=True, frozen=True)
 class RelayedPair:
@@ -35,6 +38,7 @@ class RelayedPair:
     called_fqdn: str
     relay: bytes
     expires_at: float
+    failures: int = 0
 
     @property
     def ends(self) -> frozenset[bytes]:
@@ -73,11 +77,6 @@ class RelayedPairs:
         """A pair meets at no relay server any more."""
         self._pairs.pop(ends, None)
 
-    def forget(self, node: bytes) -> None:
-        """A node is gone."""
-        for ends in [ends for ends in self._pairs if node in ends]:
-            del self._pairs[ends]
-
     def leave(self, relay: bytes) -> None:
         """Direct all pairs of this relay server to another one, some at a time."""
         party = self._party
@@ -89,7 +88,7 @@ class RelayedPairs:
         self._moving.extend(pair for pair in pairs if pair.ends not in queued)
         if pairs:
             party.note("leaving-relay", relay=party.peer_name(relay), pairs=len(pairs))
-        while self._movers < min(MAX_MOVES_AT_ONCE, len(self._moving)):
+        while self._moving and self._movers < MAX_MOVES_AT_ONCE:
             self._movers += 1
             party.start(self._move())
 
@@ -105,8 +104,18 @@ class RelayedPairs:
                     yield from self._direct(pair)
                 except (NtmpatchError, ValueError) as failure:
                     party.emit(Failed(failure, f"another relay to {pair.called_fqdn}"))
+                    self._failed(pair)
         finally:
             self._movers -= 1
+
+    def _failed(self, pair: RelayedPair) -> None:
+        """Try again when its relay is looked at next; a few times, for the nodes may be gone."""
+        if self._pairs.get(pair.ends) is not pair:
+            return
+        if pair.failures + 1 < MAX_FAILURES:
+            self._pairs[pair.ends] = replace(pair, failures=pair.failures + 1)
+        else:
+            del self._pairs[pair.ends]
 
     # --- relay servers that die without a word ---------------------------------------------
 

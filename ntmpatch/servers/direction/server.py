@@ -404,7 +404,6 @@ class DirectionServer(EnrolledParty):
         self.names.remove(fqdn)  # as after a restart: only who is registered is in the zone
         node.stored_at = float("-inf")
         node.notification_server = None
-        self._director.relayed.forget(request.peer)
         self.sources.pop(request.peer, None)
         self.note("deregistered", node=fqdn)
         return Ack()
