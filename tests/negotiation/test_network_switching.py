@@ -154,6 +154,22 @@ def test_both_ends_that_move_at_once_meet_where_both_are_now() -> None:
         assert (of_b.endpoints[0], of_a.endpoints[0]) == (GLOBAL_B, GLOBAL_A2)
 
 
+def test_who_moves_while_it_is_being_directed_is_directed_where_it_is_then() -> None:
+    domain = Domain(59)
+    a, b = tunnel(domain)
+    before = len(domain.network.trace)
+    move(domain, a, GLOBAL_A2)
+    assert domain.network.run(1.0, lambda: ("5.13", "DC dc", "DC dc") in steps(domain, before))
+    b.up = False  # on its way; (18) and (20) go where it was
+    domain.network.run(0.1)
+    b.up = True
+    move(domain, b, GLOBAL_B)
+    domain.network.run(5.0)
+    assert relay_between(a, b) is None
+    of_b, of_a = contacts_between(a, b)
+    assert (of_b.endpoints[0], of_a.endpoints[0]) == (GLOBAL_B, GLOBAL_A2)
+
+
 def test_a_peer_that_moved_in_its_sleep_is_found_when_it_registers() -> None:
     domain = Domain(60)
     a, b = tunnel(domain)
