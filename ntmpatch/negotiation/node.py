@@ -1,7 +1,7 @@
 """The negotiation module: a node's party. It registers, has tunnels directed, and is directed.
 
 The runtime gives it look-ups, established tunnels and changed networks, and does what its effects
-say. Steps are the paper's: Fig. 3 for a look-up, Fig. 5 (2)-(8) for a move.
+say. Steps are the paper's: Fig. 3 for a look-up, Fig. 5 (2)-(23) for a move.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from ntmpatch.base.policy import Policy
 from ntmpatch.negotiation.errors import NameUnknown, TryAgain
 from ntmpatch.negotiation.heartbeat import FIRST_INTERVAL, Heartbeats
 from ntmpatch.negotiation.peers import Peer, Peers, contact_of, peer_of_untrusted
+from ntmpatch.negotiation.redirection import Redirector
 from ntmpatch.negotiation.registration import Registrar
 from ntmpatch.negotiation.tracing import Tracer
-from ntmpatch.signalling.effects import Failed, Forget, Resolved, Unresolved
+from ntmpatch.signalling.effects import Forget, Resolved, Unresolved
 from ntmpatch.signalling.engine import Request
 from ntmpatch.signalling.enrolled import EnrolledParty
 from ntmpatch.signalling.errors import Refused, Silent
@@ -43,6 +44,8 @@ from ntmpatch.wire.control_messages import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ntmpatch.signalling.recording import Recording
 
 __all__ = ["NameUnknown", "NodeNegotiation", "TryAgain"]
@@ -51,8 +54,6 @@ LOOKUP_TIMEOUT = 8.0
 """Seconds for the whole of Fig. 3 (2)-(18); then the caller may try again."""
 MAX_LOOKUPS = 256
 REDIRECTION_TIMEOUT = 8.0
-RELAY_RENEWAL_SHARE = 0.75
-"""Share of a relay session's lifetime after which another one is asked for."""
 
 
 class NodeNegotiation(EnrolledParty):
@@ -62,6 +63,8 @@ class NodeNegotiation(EnrolledParty):
     ``none`` not at all, any other by a way that the NS knows, with ``push_token`` for an address;
     what arrives by it is given to `woken`. ``heartbeat_interval``: seconds, to begin with.
     ``policy``: what others may reach here, beside what the coordinators allow them.
+    ``is_in_use``: whether a tunnel that is up, by the peer's key, has carried something lately;
+    only such tunnels are directed again after a move.
     """
 
     role = "node"
@@ -74,6 +77,7 @@ class NodeNegotiation(EnrolledParty):
         policy: Policy | None = None,
         push_token: str = "",
         heartbeat_interval: float = FIRST_INTERVAL,
+        is_in_use: Callable[[bytes], bool] = lambda _: True,
         **settings: Any,
     ) -> None:
         super().__init__(public_key, **settings)
@@ -82,6 +86,8 @@ class NodeNegotiation(EnrolledParty):
         self.is_enrolled = False
         """Whether the AS has told what it has to tell; registration follows."""
         self._registrar = Registrar(self, device_type, push_token, Heartbeats(heartbeat_interval))
+        self.is_in_use = is_in_use
+        self._redirector = Redirector(self)
         self.tracer = Tracer(self)
         self._lookups: dict[str, list[int]] = {}
         self._next_request_id = 1
@@ -190,13 +196,14 @@ class NodeNegotiation(EnrolledParty):
         self.now = now
         peer = self.peers.of_key(public_key)
         if peer is not None:
+            self._redirector.established(peer)
             peer.established.set()
         else:
             self._registrar.channel_established(public_key, initiator=initiator)
         self._pump()
 
     def tunnel_expired(self, public_key: bytes, now: float) -> None:
-        """The key answers no handshake any more. A peer is directed anew, once; then it goes."""
+        """The key answers no handshake any more. A peer is directed anew; in vain, it goes."""
         self.now = now
         peer = self.peers.of_key(public_key)
         if peer is None:
@@ -204,16 +211,27 @@ class NodeNegotiation(EnrolledParty):
         was_up = peer.is_up
         peer.established = Event()
         if was_up:
-            self.start(
-                self._redirect(peer),
-                lambda _, error: self._redirected(peer, error),
-                recording=self.tracer.of(peer.fqdn),
-            )
-        else:
-            self._drop(peer)
+            self._redirector.want(public_key)
+        elif not self._redirector.is_pending(public_key):
+            self.drop(peer)
+        self._pump()
+
+    def unreachable(self, public_key: bytes, now: float) -> None:
+        """No path to the peer answers: Fig. 5 (9) again, at growing intervals."""
+        self.now = now
+        self._redirector.want(public_key)
+        self._pump()
+
+    def relay_failed(self, public_key: bytes, relay_key: bytes, now: float) -> None:
+        """The relay between us and the peer does not answer: have another one directed."""
+        self.now = now
+        peer = self.peers.of_key(public_key)
+        if peer is not None and peer.relay == relay_key:  # else it has been directed meanwhile
+            self._redirector.want(public_key, avoid=relay_key)
+            self._pump()
 
     def network_changed(self, endpoints: tuple[Endpoint, ...], now: float) -> None:
-        """Fig. 5 (2): the local endpoints are others now; (3)-(8) follow at once."""
+        """Fig. 5 (2): the local endpoints are others now; (3)-(8) follow at once, then (9)-(23)."""
         self.now = now
         self._registrar.network_changed(endpoints)
         self._pump()
@@ -264,14 +282,16 @@ class NodeNegotiation(EnrolledParty):
         yield from wait(peer.established, max(until - self.now, 0.1))
         return peer
 
-    def _direct(self, fqdn: str, step: str, until: float) -> Process[Peer]:
+    def _direct(
+        self, fqdn: str, step: str, until: float, *, avoid: bytes = b"", relayed: bool = False
+    ) -> Process[Peer]:
         """Ask for a direction, (2), until (15) answers; the handler has dealt with it by then."""
         for attempt in (1, 2):
             coordinator = yield from self._registrar.coordinator(max(until - self.now, 0.1))
             try:
                 direction = yield from ask(
                     coordinator,
-                    DirectionRequest(fqdn, addresses_of(self._registrar.endpoints)),
+                    DirectionRequest(fqdn, addresses_of(self._registrar.endpoints), avoid, relayed),
                     RouteDirection,
                     step,
                     timeout=max(until - self.now, 0.1),
@@ -298,21 +318,19 @@ class NodeNegotiation(EnrolledParty):
             else:
                 self.emit(Unresolved(request_id, fqdn, _lookup_error(fqdn, error)))
 
-    def _redirect(self, peer: Peer) -> Process[None]:
+    def redirect(self, fqdn: str, *, avoid: bytes, relayed: bool) -> Process[Peer]:
         """Fig. 5 (9)-(23): have a tunnel directed again that was in use."""
         until = self.now + REDIRECTION_TIMEOUT
-        yield from self._direct(peer.fqdn, NETWORK_SWITCHING.request, until)
+        return self._direct(fqdn, NETWORK_SWITCHING.request, until, avoid=avoid, relayed=relayed)
 
-    def _redirected(self, peer: Peer, error: Exception | None) -> None:
-        if error is not None:
-            self.emit(Failed(error, f"directing to {peer.fqdn} again"))
-            current = self.peers.of_key(peer.public_key)
-            if current is not None and not current.is_up:
-                self._drop(current)
+    def moved(self) -> None:
+        """Fig. 5 (3)-(8) have succeeded: we can be found where we are now."""
+        self._redirector.moved()
 
-    def _drop(self, peer: Peer) -> None:
+    def drop(self, peer: Peer) -> None:
+        """Forget a peer, and its tunnel."""
         self.peers.remove(peer.public_key)
-        self.call_off(f"relay {peer.fqdn}")
+        self._redirector.forget(peer.public_key)
         self.emit(Forget(peer.public_key))
 
     # --- being directed --------------------------------------------------------------------
@@ -336,11 +354,14 @@ class NodeNegotiation(EnrolledParty):
             contact = contact_of(
                 peer, message, self, self._policy, behind_nat=self._registrar.behind_nat
             )
+            if contact.relay is not None:
+                peer.relay = contact.relay.relay_key
             for replaced in self.peers.put(peer):
+                self._redirector.forget(replaced)
                 self.emit(Forget(replaced))
             self.introduce(peer.public_key, "node", peer.fqdn)
             self.emit(contact)
-            self._watch_relay(peer, message)
+            self._redirector.directed(peer, message, contact)
         if message.answers:
             self.record_with(message.answers, request)
             self.conclude(request.peer, message.answers, message)
@@ -375,25 +396,7 @@ class NodeNegotiation(EnrolledParty):
             return
         self.revoked.keep(revoked, self.now)
         if peer is not None and revoked.reason != RevocationReason.REINSTATED:
-            self._drop(peer)
-
-    def _watch_relay(self, peer: Peer, direction: RouteDirection) -> None:
-        """Ask for another relay session before this one ends, if the tunnel still lives."""
-        name = f"relay {peer.fqdn}"
-        if direction.relay is None or not direction.initiate:
-            self.call_off(name)
-            return
-
-        def renew() -> None:
-            current = self.peers.of_key(peer.public_key)
-            if current is not None and current.is_up:
-                self.start(self._redirect(current), lambda _, error: self._renewed(error))
-
-        self.call_at(name, self.now + RELAY_RENEWAL_SHARE * direction.relay.lifetime, renew)
-
-    def _renewed(self, error: Exception | None) -> None:
-        if error is not None:
-            self.emit(Failed(error, "renewing a relay session"))
+            self.drop(peer)
 
     def _notified(self, message: Notification, _: Request) -> Reply:
         """Fig. 3 (10) → (11): the acknowledgement goes to the coordinator."""

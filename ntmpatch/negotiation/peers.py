@@ -32,6 +32,8 @@ class Peer:
     ipv4: bytes
     ipv6: bytes
     serial: int
+    relay: bytes = b""
+    """Key of the relay server between us; empty: none."""
     established: Event = field(default_factory=Event)
 
     @property
@@ -50,6 +52,10 @@ class Peers:
 
     def __len__(self) -> int:
         return len(self._by_key)
+
+    def all(self) -> list[Peer]:
+        """All peers, as they are now."""
+        return list(self._by_key.values())
 
     def of_key(self, public_key: bytes) -> Peer | None:
         """The peer of this key."""

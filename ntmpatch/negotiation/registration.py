@@ -46,6 +46,9 @@ MAX_DOMAINS = 1000
 """Domains that a node keeps in mind; of a larger federation, those named in its configuration."""
 RECALL_INTERVAL = 5.0
 """Seconds between a registration and the next one that an NS, or whatever wakes us, can cause."""
+SERVICE_GRACE = 0.5
+"""Seconds that Fig. 5 (9) waits, after (6), for (8): the connection to the NS may have to be made
+anew after a move, and tunnels had better not wait for that."""
 RECENT = 1.0
 """Seconds after a registration in which a new session with the DC is no reason for another."""
 _FATAL = frozenset(
@@ -89,6 +92,8 @@ class Registrar:
         self._registered_at = float("-inf")
         self._is_needed_again = False
         """Something was to be told after the attempt under way had begun."""
+        self._has_moved = False
+        """The network is another one, and the tunnels have yet to follow."""
         self.service = NotificationService(
             party,
             device_type,
@@ -97,6 +102,7 @@ class Registrar:
             coordinator=lambda: self._coordinator,
             on_change=self._keep_reachable,
             on_need=self._register_for_service,
+            on_settled=self._moved,
         )
 
     # --- what the node asks ----------------------------------------------------------------
@@ -163,7 +169,16 @@ class Registrar:
         """Fig. 5 (2): register at once what the endpoints are now."""
         self.endpoints = endpoints
         if self._attempt:
+            self._has_moved = True
+            self._party.call_off("moved")
             self._register("5.3")
+
+    def _moved(self) -> None:
+        """Fig. 5 (8), or nothing to wait for: who is registered has its tunnels follow."""
+        if self._has_moved and not self._under_way and self._registered.is_set:
+            self._has_moved = False
+            self._party.call_off("moved")
+            self._party.moved()
 
     def channel_established(self, public_key: bytes, *, initiator: bool) -> None:
         """A server's channel came up, by our handshake if ``initiator``.
@@ -356,6 +371,10 @@ class Registrar:
             interval = self._assigned.interval * party.rng.uniform(0.8, 1.0)
             if self._is_needed_again:
                 interval = FIRST_RETRY_INTERVAL
+            if not self.service.is_asking:
+                self._moved()
+            elif self._has_moved:
+                party.call_at("moved", party.now + SERVICE_GRACE, self._moved)
         else:
             assert error is not None
             fatal = isinstance(error, Refused) and error.code in _FATAL
@@ -367,4 +386,7 @@ class Registrar:
             else:  # refused: perhaps a fresh certificate, or another coordinator, helps
                 self._silences += SILENCES_BEFORE_ASKING_AS
             interval = self._backoff.next_interval()
-        party.call_at("register", party.now + interval, lambda: self._register(""))
+        party.call_at("register", party.now + interval, self._register_again)
+
+    def _register_again(self) -> None:
+        self._register("5.3" if self._has_moved else "")

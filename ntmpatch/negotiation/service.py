@@ -40,7 +40,8 @@ _FOR_THE_COORDINATOR = frozenset({RefusalCode.NOT_REGISTERED, RefusalCode.BUSY})
 class NotificationService:
     """The part of a node's negotiation that keeps it within reach of an NS.
 
-    ``on_change()`` when it begins or ceases to be so; ``on_need()`` when the DC has to help.
+    ``on_change()`` when it begins or ceases to be so; ``on_need()`` when the DC has to help;
+    ``on_settled()`` when a registration with the NS has ended, (8) or not.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class NotificationService:
         coordinator: Callable[[], bytes | None],
         on_change: Callable[[], None],
         on_need: Callable[[], None],
+        on_settled: Callable[[], None],
     ) -> None:
         self._party = party
         self._connects = device_type == "tcp"
@@ -61,6 +63,7 @@ class NotificationService:
         self._coordinator = coordinator
         self._on_change = on_change
         self._on_need = on_need
+        self._on_settled = on_settled
         self.server: bytes | None = None
         """The NS that the DC named."""
         self.is_connected = False
@@ -72,7 +75,8 @@ class NotificationService:
         """An NS that could not be connected to; the DC is to choose another, if it has one."""
         self._failures = 0
         self._attempt = 0
-        self._is_asking = False
+        self.is_asking = False
+        """Whether Fig. 5 (7) is under way."""
         self._heartbeat: Heartbeat | None = None
         self._heard_at = float("-inf")
         self._silent_since = 0.0
@@ -122,13 +126,13 @@ class NotificationService:
     def established(self, *, initiator: bool) -> None:
         """A handshake with the NS succeeded. If we began it, the connection may be a new one."""
         self._heard_at = self._party.now
-        if initiator and not self._is_asking:
+        if initiator and not self.is_asking:
             self._register("")
 
     def connection_failed(self) -> None:
         """The connection broke, or could not be made; the runtime tries again by itself."""
         self._attempt += 1
-        self._is_asking = False
+        self.is_asking = False
         self._party.call_off("service")
         self._unserved()
         self._failures += 1
@@ -145,7 +149,7 @@ class NotificationService:
         if self.server is not None:
             self._party.call_off("service")
             self._attempt += 1
-            self._is_asking = False
+            self.is_asking = False
             if self._connects:
                 self._party.emit(Forget(self.server))
             self.server = None
@@ -167,7 +171,7 @@ class NotificationService:
         party = self._party
         self._attempt += 1
         attempt = self._attempt
-        self._is_asking = True
+        self.is_asking = True
         party.call_off("service")
         party.call_off("heartbeat")
         self._heartbeat = self._heartbeats.on(self._network())
@@ -178,12 +182,13 @@ class NotificationService:
         def ended(_: object, error: Exception | None) -> None:
             if attempt != self._attempt:
                 return
-            self._is_asking = False
+            self.is_asking = False
             if error is None:
                 self._served()
             else:
                 party.emit(Failed(error, "notification service"))
                 self._refused(key, error)
+            self._on_settled()
 
         party.start(ask(key, message, Ack, step, timeout=SERVICE_TIMEOUT), ended)
 

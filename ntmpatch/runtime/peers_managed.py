@@ -109,6 +109,7 @@ class ManagedPeers:
             wall_clock=time.time,
             policy=settings.policy,
             drops=self._packets.drops,
+            is_in_use=self._is_in_use,
         )
         return self._negotiation
 
@@ -125,7 +126,14 @@ class ManagedPeers:
         while (event := self._paths.poll_event()) is not None:
             if isinstance(event, PathChanged):
                 self._packets.path_changed(event.public_key, now, abrupt=event.abrupt)
+            else:
+                self._negotiation.unreachable(event.public_key, now)
         return self._packets.flush(now)
+    def _is_in_use(self, public_key: bytes) -> bool:
+        """Whether the tunnel has a session, and so has carried something in the last minutes."""
+        peer = self._station.tunnel.peers.get(public_key)
+        session = None if peer is None else peer.current
+        return session is not None and time.monotonic() < session.reject_at
 
     def start(self) -> None:
         """Begin to register."""

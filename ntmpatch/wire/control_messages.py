@@ -343,6 +343,9 @@ class DirectionRequest(Message, frozen=True, array_like=True, tag=30):
 
     fqdn: Name
     local_endpoints: Addresses = ()
+    avoid: OptionalKey = b""
+    """A relay server that does not answer MN. ``relayed``: no direct way works."""
+    relayed: bool = False
 
 
 class SharedKeyOffer(Message, frozen=True, array_like=True, tag=31):
@@ -522,9 +525,6 @@ class Recall(Message, frozen=True, array_like=True, tag=44):
     """NS → node: this coordinator wants you to register again, if it is yours."""
 
     coordinator: PublicKey
-
-
-# --- following a set-up ------------------------------------------------------------------------
 
 
 class SeenStep(Struct, frozen=True, array_like=True):

@@ -15,11 +15,12 @@ from ntmpatch.base.addresses import Endpoint, normalise_fqdn
 from ntmpatch.base.errors import ConfigError, NtmpatchError
 from ntmpatch.base.policy import NO_ACCESS, Access
 from ntmpatch.servers.direction.reach import Plan, Reach, plan
+from ntmpatch.servers.direction.relays import RelayedPair, RelayedPairs
 from ntmpatch.servers.direction.services import NOTIFICATION_TIMEOUT
 from ntmpatch.servers.direction.shared_keys import SALT_SIZE
 from ntmpatch.signalling.effects import Failed
 from ntmpatch.signalling.errors import Refused, Silent
-from ntmpatch.signalling.figures import DirectionSteps, steps_of
+from ntmpatch.signalling.figures import NETWORK_SWITCHING, DirectionSteps, steps_of
 from ntmpatch.signalling.party import Reply
 from ntmpatch.signalling.process import Event, Process, ask, wait, work
 from ntmpatch.wire.control_messages import (
@@ -55,6 +56,8 @@ RELAY_TIMEOUT = 1.0
 MAX_DIRECTIONS_PER_NODE = 32
 RELAY_LIFETIME = 12 * 3600.0
 MAX_RELAYS_TRIED = 2
+MAX_WAITS = 4
+"""Directions of the same pair that one waits for which wants something else."""
 _RESTARTED = frozenset({RefusalCode.KEY_UNKNOWN, RefusalCode.NOT_AUTHORISED})
 """What a coordinator says that knows nothing of the key which we offered it."""
 
@@ -78,13 +81,42 @@ class _Relaying:
         )
 
 
+@dataclass(slots=True, frozen=True)
+class _Wishes:
+    """What the asking node knows of ways that do not work."""
+
+    avoid: bytes = b""
+    """A relay server that does not answer it; other nodes may still be sent there."""
+    relayed: bool = False
+    """No direct way."""
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """The direction of a pair that is being worked on."""
+
+    done: Event
+    wishes: _Wishes
+    reaches: dict[bytes, Reach]
+    """Where it takes both ends to be, by key."""
+
+    def serves(self, asking: bytes, reach: Reach, wishes: _Wishes) -> bool:
+        """Whether it brings what another asker wants, who is where it says."""
+        return (
+            wishes.avoid in (b"", self.wishes.avoid)
+            and (self.wishes.relayed or not wishes.relayed)
+            and self.reaches.get(asking) == reach
+        )
+
+
 class Director:
     """The part of a DC that directs tunnels."""
 
     def __init__(self, party: DirectionServer, coordinators: Coordinators) -> None:
         self._party = party
         self._coordinators = coordinators
-        self._under_way: dict[frozenset[bytes], Event] = {}
+        self._under_way: dict[frozenset[bytes], _UnderWay] = {}
+        self.relayed = RelayedPairs(party, self._direct_elsewhere)
         self._per_node: dict[bytes, int] = {}
         self._last_serial = 0
         party.on(DirectionRequest, self.direct)
@@ -102,16 +134,12 @@ class Director:
             raise Refused(RefusalCode.BUSY, "too many directions under way for this node")
         self._per_node[request.peer] = count + 1
         try:
-            steps = steps_of(request.step)
-            direction = yield from self._agree(calling, message.fqdn, steps)
-            told = party.verify(direction.certificate, role="node")
-            party.revoking.directed(request.peer, told.public_key)
-            yield from ask(  # (15), (16)
-                request.peer,
-                replace(direction, answers=request.transaction_id),
-                Ack,
-                steps.direct_calling,
-                timeout=DIRECTION_TIMEOUT,
+            direction = yield from self._direct_calling(
+                calling,
+                message.fqdn,
+                steps_of(request.step),
+                _Wishes(message.avoid, message.relayed),
+                answers=request.transaction_id,
             )
         except Silent as silence:
             party.emit(Failed(silence, f"directing {calling.record.fqdn}"))
@@ -128,42 +156,97 @@ class Director:
         )
         return Reply()
 
-    def _agree(self, calling: Node, name: str, steps: DirectionSteps) -> Process[RouteDirection]:
+    def _direct_calling(
+        self,
+        calling: Node,
+        fqdn: str,
+        steps: DirectionSteps,
+        wishes: _Wishes,
+        *,
+        answers: bytes = b"",
+    ) -> Process[RouteDirection]:
+        """Steps (3)-(16); what MN was told."""
+        party = self._party
+        direction = yield from self._agree(calling, fqdn, steps, wishes)
+        told = party.verify(direction.certificate, role="node")
+        party.revoking.directed(calling.public_key, told.public_key)
+        yield from ask(  # (15), (16)
+            calling.public_key,
+            replace(direction, answers=answers),
+            Ack,
+            steps.direct_calling,
+            timeout=DIRECTION_TIMEOUT,
+        )
+        return direction
+
+    def _direct_elsewhere(self, pair: RelayedPair) -> Process[None]:
+        """Fig. 5 (10)-(23) without (9): the relay between two nodes goes, and not they."""
+        calling = self._party.locations.node(pair.calling)
+        if calling is None or not calling.fresh:
+            self.relayed.remove(pair.ends)
+            return
+        wishes = _Wishes(avoid=pair.relay, relayed=True)
+        yield from self._direct_calling(calling, pair.called_fqdn, NETWORK_SWITCHING, wishes)
+
+    def _agree(
+        self, calling: Node, name: str, steps: DirectionSteps, wishes: _Wishes
+    ) -> Process[RouteDirection]:
         """Steps (3)-(14); what MN is to be told in (15)."""
         try:
             fqdn = normalise_fqdn(name)
         except ConfigError as error:
             raise Refused(RefusalCode.UNKNOWN_NAME, str(error)) from None
+        for _ in range(MAX_WAITS):
+            coordinator, called = yield from self._find(calling, fqdn, steps)
+            called_key = self._judge(called, coordinator, fqdn).public_key
+            if called_key == calling.public_key:
+                raise Refused(RefusalCode.UNKNOWN_NAME, "a node needs no tunnel to itself")
+            pair = frozenset((calling.public_key, called_key))
+            reach = calling.reach(self._party.sources.get(calling.public_key))
+            other = self._under_way.get(pair)
+            if other is None:
+                break
+            # The other end asked too, or this one again: one direction, one key for both.
+            if other.serves(calling.public_key, reach, wishes):
+                shared: dict[bytes, RouteDirection] = yield from wait(other.done, ROUTE_TIMEOUT)
+                return shared[calling.public_key]
+            # It rests on what is not so any more: let it end, and begin again.
+            try:
+                yield from wait(other.done, ROUTE_TIMEOUT)
+            except (NtmpatchError, ValueError):
+                continue
+        else:
+            raise Refused(RefusalCode.BUSY, "too many directions of these two under way")
+        under_way = self._under_way[pair] = _UnderWay(
+            Event(), wishes, {calling.public_key: reach, called_key: _reach_told(called)}
+        )
+        try:
+            views = yield from self._route_both(
+                coordinator, calling, called, fqdn, steps, under_way
+            )
+        except Exception as error:
+            # Who waits may begin the next one at once: this one has to be out of the way.
+            del self._under_way[pair]
+            under_way.done.set(error)
+            raise
+        del self._under_way[pair]
+        under_way.done.set(views)
+        return views[calling.public_key]
+
+    def _find(
+        self, calling: Node, fqdn: str, steps: DirectionSteps
+    ) -> Process[tuple[bytes, InformationResponse]]:
+        """Steps (3)-(7): CN's coordinator, and what it says of CN."""
         coordinators = yield from self._coordinators.of(fqdn, steps)  # (3)
         failure: Refused | Silent = Refused(RefusalCode.UNKNOWN_NAME)
         for coordinator in coordinators:
             try:
-                called = yield from self._ask_about(coordinator, fqdn, calling, steps)  # (4)-(7)
-                break
+                return coordinator, (
+                    yield from self._ask_about(coordinator, fqdn, calling, steps)  # (4)-(7)
+                )
             except (Refused, Silent) as error:
                 failure = error
-        else:
-            raise failure
-        called_key = self._judge(called, coordinator, fqdn).public_key
-        if called_key == calling.public_key:
-            raise Refused(RefusalCode.UNKNOWN_NAME, "a node needs no tunnel to itself")
-        pair = frozenset((calling.public_key, called_key))
-        under_way = self._under_way.get(pair)
-        if under_way is not None:
-            # The other end asked too, or this one again: one direction, one key for both.
-            views = yield from wait(under_way, ROUTE_TIMEOUT)
-        else:
-            event = self._under_way[pair] = Event()
-            try:
-                views = yield from self._route_both(coordinator, calling, called, fqdn, steps)
-                event.set(views)
-            except (NtmpatchError, ValueError) as error:
-                event.set(error)
-                raise
-            finally:
-                del self._under_way[pair]
-        view: RouteDirection = views[calling.public_key]
-        return view
+        raise failure
 
     def _ask_about(
         self, coordinator: bytes, fqdn: str, calling: Node, steps: DirectionSteps
@@ -211,15 +294,17 @@ class Director:
         called: InformationResponse,
         fqdn: str,
         steps: DirectionSteps,
+        under_way: _UnderWay,
     ) -> Process[dict[bytes, RouteDirection]]:
         """Choose the way, and have CN directed, (8)-(14); the directions of both ends, by key."""
         party = self._party
         certificate = party.verify(called.certificate, role="node")
         called_key = certificate.public_key
-        calling_reach = calling.reach(party.sources.get(calling.public_key))
-        called_reach = _reach_told(called)
+        calling_reach = under_way.reaches[calling.public_key]
+        called_reach = under_way.reaches[called_key]
+        ends = (calling.public_key, called_key)
         way, relaying = yield from self._choose(
-            calling_reach, called_reach, (calling.public_key, called_key), steps
+            calling_reach, called_reach, ends, steps, under_way.wishes
         )
         ours = party.enrolment.certificate
         for is_last in (False, True):
@@ -246,6 +331,11 @@ class Director:
                 self._coordinators.drop_key(coordinator)  # it restarted: offer anew, Fig. 5 (11)
                 continue
             break
+        if relaying is None:
+            self.relayed.remove(frozenset(ends))
+        else:
+            expires_at = party.now + relaying.grant.lifetime
+            self.relayed.put(RelayedPair(*ends, fqdn, relaying.server.public_key, expires_at))
         psk = shared.preshared_key(salt, calling.public_key, called_key)
         to_calling = RouteDirection(
             serial=to_called.serial,
@@ -272,11 +362,16 @@ class Director:
         called: Reach,
         ends: tuple[bytes, bytes],
         steps: DirectionSteps,
+        wishes: _Wishes,
     ) -> Process[tuple[Plan, _Relaying | None]]:
         """Who calls, and through which relay if one is needed: Fig. 5 (14), (15)."""
         party = self._party
-        relays = party.locations.servers("rs", party.now)
-        way = plan(calling, called, relay_available=bool(relays))
+        relays = [
+            server
+            for server in party.locations.servers("rs", party.now)
+            if server.public_key != wishes.avoid
+        ]
+        way = plan(calling, called, relay_available=bool(relays), is_direct_out=wishes.relayed)
         if way is not None and not way.relayed:
             return way, None
         for server in relays[:MAX_RELAYS_TRIED]:
@@ -294,7 +389,7 @@ class Director:
                 continue
             assert way is not None
             return way, _Relaying(server, grant)
-        way = plan(calling, called, relay_available=False)
+        way = plan(calling, called, relay_available=False, is_direct_out=wishes.relayed)
         if way is None:
             raise Refused(RefusalCode.UNREACHABLE, "no relay between IPv4 and IPv6 is available")
         return way, None

@@ -43,17 +43,21 @@ def reach_of(seen: Endpoint | None, local: Sequence[Endpoint]) -> Reach:
     return Reach(tuple(candidates[:MAX_CANDIDATES]), is_behind_nat(seen, local))
 
 
-def plan(calling: Reach, called: Reach, *, relay_available: bool) -> Plan | None:
+def plan(
+    calling: Reach, called: Reach, *, relay_available: bool, is_direct_out: bool = False
+) -> Plan | None:
     """Which end sends the tunnel request; None: no way is left.
 
     Who is not reachable calls who is; if both are reachable, CN calls as in Fig. 3 (17). Relayed
     when both are behind NATs or share no address family; MN calls then, Fig. 5 (25). Without a
-    relay both call, which passes most pairs of NATs.
+    relay both call, which passes most pairs of NATs. ``is_direct_out``: it was tried so in vain,
+    for a firewall may stand before who looks reachable.
     """
     common_family = bool(calling.families() & called.families())
-    if common_family and not calling.behind_nat:
+    may_be_direct = common_family and not is_direct_out
+    if may_be_direct and not calling.behind_nat:
         return Plan(relayed=False, calling_initiates=False, called_initiates=True)
-    if common_family and not called.behind_nat:
+    if may_be_direct and not called.behind_nat:
         return Plan(relayed=False, calling_initiates=True, called_initiates=False)
     if relay_available:
         return Plan(relayed=True, calling_initiates=True, called_initiates=False)

@@ -394,6 +394,7 @@ class DirectionServer(EnrolledParty):
     def _deregister(self, _: Deregistration, request: Request) -> Process[Ack]:
         if self.locations.retire(request.peer):
             self.note("server-left", peer=self.peer_name(request.peer))
+            self._director.relayed.leave(request.peer)
             return Ack()
         node = self.registered(request.peer)
         fqdn = node.record.fqdn
@@ -436,6 +437,8 @@ class DirectionServer(EnrolledParty):
         )
         self.introduce(request.peer, certificate.role.upper(), certificate.fqdn)
         self.admission.confirm(request.peer)
+        if message.draining:
+            self._director.relayed.leave(request.peer)
         return AnnouncementResponse(ANNOUNCEMENT_INTERVAL, self._instance)
 
     def forget(self, peer: bytes) -> None:

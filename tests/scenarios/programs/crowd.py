@@ -99,7 +99,7 @@ class CrowdNode:
         """Forget the tunnel, so that the next one is a new one."""
         peer = self.negotiation.peers.of_key(other.negotiation.public_key)
         if peer is not None:
-            self.negotiation._drop(peer)
+            self.negotiation.drop(peer)
             self.station.carrier.wake()
 
 
