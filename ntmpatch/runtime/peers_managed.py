@@ -17,6 +17,7 @@ from ntmpatch.base.addresses import Endpoint, in_domain
 from ntmpatch.negotiation.node import NameUnknown, NodeNegotiation
 from ntmpatch.packet.tunnel.tunnel import EndpointChanged, Established, Expired
 from ntmpatch.runtime.door import NameLookupError
+from ntmpatch.runtime.handover import Handover, ends_connection
 from ntmpatch.runtime.interfaces import concrete
 from ntmpatch.runtime.packets import PacketSide, Route
 from ntmpatch.runtime.peers_static import describe_peer
@@ -39,6 +40,7 @@ from ntmpatch.wire import local
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ntmpatch.handover.networks import Change
     from ntmpatch.packet.tunnel.tunnel import TunnelEvent
     from ntmpatch.runtime.carrier import Carrier
     from ntmpatch.runtime.settings import NodeSettings
@@ -91,6 +93,7 @@ class ManagedPeers:
         )
         self.carrier: Carrier = self._station.carrier
         self._steps = SetUpSteps(self._station, self._negotiation, packets)
+        self._handover = Handover(settings.interfaces, self._moved, packets.drops)
 
     def _make_negotiation(self, public_key: bytes) -> NodeNegotiation:
         settings = self._settings
@@ -111,12 +114,15 @@ class ManagedPeers:
 
     def start(self) -> None:
         """Begin to register."""
+        if self._handover.concerns(self.carrier.local_endpoints):
+            self._handover.start()
         now = time.monotonic()
         self._negotiation.begin(self._local_endpoints(), now)
         self.carrier.wake()
 
     def close(self) -> None:
         """Leave the DC and close."""
+        self._handover.close()
         self._negotiation.leave(time.monotonic())
         self.carrier.wake()
         self._left.wait(timeout=LEAVE_TIMEOUT)
@@ -212,9 +218,20 @@ class ManagedPeers:
         return self._negotiation.reverse(address)
 
     def rebind(self, binds: tuple[Endpoint, ...]) -> None:
-        """Fig. 5 (2) on: the access network is another one."""
+        """Fig. 5 (2) on: the access network is another one, as somebody says."""
+        self._handover.close()
         self._station.trace("5.1", message="change of local addresses")
         self._station.rebind(binds)
+        self._tell_negotiation()
+
+    def _moved(self, change: Change) -> None:
+        """The same, as the kernel says."""
+        self._station.trace("5.1", message="change of local addresses")
+        self._station.moved(lambda local: ends_connection(change, local))
+        self._tell_negotiation()
+        self.carrier.wake()
+
+    def _tell_negotiation(self) -> None:
         now = time.monotonic()
         self._station.trace("5.2", message="change told to negotiation")
         self._negotiation.network_changed(self._local_endpoints(), now)
@@ -238,8 +255,10 @@ class ManagedPeers:
         ]
 
     def _local_endpoints(self) -> tuple[Endpoint, ...]:
-        towards = self._negotiation.server_endpoints()
-        return concrete(self.carrier.local_endpoints, towards)
+        bound = self.carrier.local_endpoints
+        # What the kernel prefers is first: the DC sees it, and knows by it whether there is a NAT.
+        preferred = concrete(bound, self._negotiation.server_endpoints())
+        return self._handover.endpoints(bound, preferred)
 
     def _tunnel_event(self, event: TunnelEvent, now: float) -> None:
         key = event.peer.public_key

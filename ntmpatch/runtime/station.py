@@ -139,6 +139,18 @@ class Station:
             link.reconnect()
         self.carrier.announce()
 
+    def moved(self, is_dead: Callable[[Endpoint | None], bool]) -> None:
+        """Our addresses are others, the ports the same: every peer is told at once.
+
+        ``is_dead(local)`` says which connections, by their own end, are to be made anew.
+        """
+        for binding in self._relays.values():
+            binding.refresh()
+        for link in self._links.values():
+            if is_dead(link.local()):
+                link.reconnect()
+        self.carrier.announce()
+
     def trace(self, step: str, receiver: str = "", message: str = "") -> None:
         """Note a step of the paper that is no control message."""
         self.party.trace(step, time.monotonic(), receiver, message)
