@@ -70,7 +70,6 @@ class NetlinkMonitor:
         on_all: Callable[[list[News]], None],
         on_news: Callable[[News], None],
         drops: DropCounter | None = None,
-        receive_buffer: int | None = None,
     ) -> None:
         # Late: 80 ms that only a node which watches its networks has to spend.
         from pyroute2.netlink.rtnl import marshal  # type: ignore[import-untyped]  # noqa: PLC0415
@@ -92,8 +91,6 @@ class NetlinkMonitor:
             _socket.NETLINK_ROUTE,
         )
         try:
-            if receive_buffer is not None:
-                self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, receive_buffer)
             self._socket.bind((0, GROUPS))
         except OSError:
             self._socket.close()
