@@ -11,9 +11,11 @@ import time
 
 SIZE = 50_000
 
-address = socket.getaddrinfo(sys.argv[1], int(sys.argv[2]), socket.AF_INET, socket.SOCK_STREAM)
+host, port = sys.argv[1], int(sys.argv[2])
+found = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)
+address = str(found[0][4][0])
 rng = random.Random(3)
-with socket.create_connection(address[0][4][:2], timeout=30) as connection:
+with socket.create_connection((address, port), timeout=30) as connection:
     for number in itertools.count(1):
         sent = rng.randbytes(SIZE)
         connection.sendall(sent)
