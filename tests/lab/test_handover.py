@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +37,14 @@ def test_a_connection_survives_another_address(lab: Lab, tmp_path: Path) -> None
     node, peer = domain.node(mobile, "mobile", tmp_path), domain.node(fixed, "fixed", tmp_path)
     peer.popen(PROGRAMS / "echo_server.py", str(ECHO_PORT)).wait_for("echoing")
     peer.wait_until_registered()
-    client = node.popen(PROGRAMS / "echo_blocks.py", peer.fqdn, str(ECHO_PORT))
+    told = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    told.bind(str(lab.directory / "trace"))
+    told.listen()
+    environment = {"NTMPATCH_TRACE": str(lab.directory / "trace")}
+    client = node.popen(PROGRAMS / "echo_blocks.py", peer.fqdn, str(ECHO_PORT), env=environment)
+    told.settimeout(10.0)
+    trace = told.accept()[0]
+    trace.settimeout(10.0)
     go_on(client)
 
     interface.remove_address(str(old))
@@ -44,3 +53,11 @@ def test_a_connection_survives_another_address(lab: Lab, tmp_path: Path) -> None
 
     endpoints = [each["endpoint"] for each in peer.status()["peers"]]
     assert f"192.0.2.77:{NODE_PORT}" in endpoints
+    steps: list[str] = []
+    while len(steps) < 3:
+        record = json.loads(trace.recv(4096))
+        if record["figure"] == "5":
+            steps.append(record["step"])
+    assert steps == ["1", "2", "3"]
+    trace.close()
+    told.close()
