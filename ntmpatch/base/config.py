@@ -62,6 +62,10 @@ class NodeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Local addresses of the real network; empty: all."""
     port: Port = 0
     """UDP; 0 lets the kernel choose."""
+    interfaces: tuple[str, ...] = ()
+    """Patterns of the interfaces whose networks may be used, as ``eth*``; empty: all."""
+    metered: tuple[str, ...] = ()
+    """Patterns of the interfaces whose traffic costs: others are named to peers first."""
     domains: tuple[str, ...] = ()
     """NTM domains beside the node's own."""
     device: Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,32}$")] = "tcp"

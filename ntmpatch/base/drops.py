@@ -112,6 +112,9 @@ class Drop(StrEnum):
     RELAY_QUOTA = "relay: session has used up its bytes"
     RELAY_RATE = "relay: faster than the session or the relay may be"
 
+    # handover
+    NETLINK_FORGED = "netlink: not from the kernel"
+
     # DNS
     DNS_RUNT = "dns: too short for a header"
     DNS_RESPONSE = "dns: a response, not a query"

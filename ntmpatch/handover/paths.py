@@ -184,6 +184,19 @@ class PathManager(Generic[P]):
         for way in known.ways.values():
             self._timers.cancel((known, _Alarm.PROBE, way))
 
+    def gone(self, public_key: bytes, path: P) -> None:
+        """A path leads nowhere from now on; `watch` says next what there is instead."""
+        known = self._peers.get(public_key)
+        way = None if known is None else known.ways.pop(path, None)
+        if known is None or way is None:
+            return
+        self._timers.cancel((known, _Alarm.PROBE, way))
+        if known.trial_before == path:
+            known.trial_before = None
+        if known.peer.endpoint == path:
+            self._end_trial(known)
+            known.peer.endpoint = None
+
     def established(self, peer: Peer[P], now: float) -> None:
         """A handshake has succeeded: the way that its last message came works in both directions.
 

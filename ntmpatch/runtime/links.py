@@ -61,6 +61,10 @@ class NodeLink:
         """What the kernel counted on this connection; None if there is none."""
         return self._stream.segments_received() if self._stream is not None else None
 
+    def local(self) -> Endpoint | None:
+        """This end's address; None while there is no connection."""
+        return self._stream.local() if self._stream is not None else None
+
     def reconnect(self) -> None:
         """Make another connection, at once: the network is another one, or this one is dead."""
         self._drop()

@@ -19,6 +19,7 @@ from ntmpatch.negotiation.node import NameUnknown, NodeNegotiation
 from ntmpatch.packet.tunnel.tunnel import EndpointChanged, Established, Expired
 from ntmpatch.runtime.carrier import RelayedEndpoint
 from ntmpatch.runtime.door import NameLookupError
+from ntmpatch.runtime.handover import Handover, ends_connection
 from ntmpatch.runtime.interfaces import concrete
 from ntmpatch.runtime.packets import PacketSide, Route
 from ntmpatch.runtime.peers_static import describe_peer
@@ -41,6 +42,7 @@ from ntmpatch.wire import local
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ntmpatch.handover.networks import Change
     from ntmpatch.packet.tunnel.tunnel import Tunnel, TunnelEvent
     from ntmpatch.runtime.carrier import Carrier, Path
     from ntmpatch.runtime.settings import NodeSettings
@@ -94,6 +96,7 @@ class ManagedPeers:
         )
         self.carrier: Carrier = self._station.carrier
         self._steps = SetUpSteps(self._station, self._negotiation, packets)
+        self._handover = Handover(settings.interfaces, self._moved, packets.drops)
 
     def _make_negotiation(self, public_key: bytes) -> NodeNegotiation:
         settings = self._settings
@@ -129,6 +132,7 @@ class ManagedPeers:
             else:
                 self._negotiation.unreachable(event.public_key, now)
         return self._packets.flush(now)
+
     def _is_in_use(self, public_key: bytes) -> bool:
         """Whether the tunnel has a session, and so has carried something in the last minutes."""
         peer = self._station.tunnel.peers.get(public_key)
@@ -137,12 +141,15 @@ class ManagedPeers:
 
     def start(self) -> None:
         """Begin to register."""
+        if self._handover.concerns(self.carrier.local_endpoints):
+            self._handover.start()
         now = time.monotonic()
         self._negotiation.begin(self._local_endpoints(), now)
         self.carrier.wake()
 
     def close(self) -> None:
         """Leave the DC and close."""
+        self._handover.close()
         self._negotiation.leave(time.monotonic())
         self.carrier.wake()
         self._left.wait(timeout=LEAVE_TIMEOUT)
@@ -238,9 +245,20 @@ class ManagedPeers:
         return self._negotiation.reverse(address)
 
     def rebind(self, binds: tuple[Endpoint, ...]) -> None:
-        """Fig. 5 (2) on: the access network is another one."""
+        """Fig. 5 (2) on: the access network is another one, as somebody says."""
+        self._handover.close()
         self._station.trace("5.1", message="change of local addresses")
         self._station.rebind(binds)
+        self._tell_negotiation()
+
+    def _moved(self, change: Change) -> None:
+        """The same, as the kernel says."""
+        self._station.trace("5.1", message="change of local addresses")
+        self._station.moved(lambda local: ends_connection(change, local))
+        self._tell_negotiation()
+        self.carrier.wake()
+
+    def _tell_negotiation(self) -> None:
         now = time.monotonic()
         self._station.trace("5.2", message="change told to negotiation")
         self._negotiation.network_changed(self._local_endpoints(), now)
@@ -265,8 +283,10 @@ class ManagedPeers:
         ]
 
     def _local_endpoints(self) -> tuple[Endpoint, ...]:
-        towards = self._negotiation.server_endpoints()
-        return concrete(self.carrier.local_endpoints, towards)
+        bound = self.carrier.local_endpoints
+        # What the kernel prefers is first: the DC sees it, and knows by it whether there is a NAT.
+        preferred = concrete(bound, self._negotiation.server_endpoints())
+        return self._handover.endpoints(bound, preferred)
 
     def _tunnel_event(self, event: TunnelEvent, now: float) -> None:
         key = event.peer.public_key

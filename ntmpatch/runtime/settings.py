@@ -14,6 +14,7 @@ from ntmpatch.base.addresses import Endpoint, normalise_fqdn, parse_endpoint
 from ntmpatch.base.config import NodeConfig, PeerSection, parse_node_config, policy_of
 from ntmpatch.base.errors import ConfigError
 from ntmpatch.crypto.token import Token, parse_token
+from ntmpatch.handover.networks import EVERY_INTERFACE, InterfacePolicy
 from ntmpatch.packet.tunnel.constants import Timers
 from ntmpatch.runtime.state import (
     CONTROL_SOCKET,
@@ -71,6 +72,7 @@ class NodeSettings:
     device_type: str = "tcp"
     push_token: str = ""
     heartbeat_interval: float = 45.0
+    interfaces: InterfacePolicy = EVERY_INTERFACE
 
     @property
     def has_identity(self) -> bool:
@@ -141,6 +143,7 @@ def load_settings(
         device_type=node.device,
         push_token=node.push_token,
         heartbeat_interval=node.heartbeat,
+        interfaces=InterfacePolicy(node.interfaces, node.metered),
     )
 
 

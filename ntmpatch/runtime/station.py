@@ -59,6 +59,8 @@ been told of each other, and whichever learns it later has missed the first."""
 RELAY_BIND_INTERVAL = 15.0
 """Seconds between repeated bindings at a relay, so that NATs and the relay keep them."""
 
+RELAY_RETIREMENT = 10.0
+"""Seconds in which frames of a relayed session that was replaced are still accepted."""
 RELAY_BIND_RETRIES = (0.1, 0.3, 0.9)
 
 
@@ -142,6 +144,20 @@ class Station:
             binding.refresh()
         for link in self._links.values():
             link.reconnect()
+        self.carrier.announce()
+        if self.paths is not None:
+            self.paths.network_changed(time.monotonic())
+
+    def moved(self, is_dead: Callable[[Endpoint | None], bool]) -> None:
+        """Our addresses are others, the ports the same: every peer is told at once.
+
+        ``is_dead(local)`` says which connections, by their own end, are to be made anew.
+        """
+        for binding in self._relays.values():
+            binding.refresh()
+        for link in self._links.values():
+            if is_dead(link.local()):
+                link.reconnect()
         self.carrier.announce()
         if self.paths is not None:
             self.paths.network_changed(time.monotonic())
@@ -291,7 +307,9 @@ class Station:
             binding = self._relays.get(contact.public_key)
             if binding is None or binding.route != contact.relay:
                 if binding is not None:
-                    binding.close()
+                    binding.retire()
+                    if self.paths is not None:
+                        self.paths.gone(contact.public_key, binding.path)
                 relay = self._reachable(contact.relay.endpoints)
                 if relay is None:
                     return None
@@ -353,6 +371,11 @@ class _RelayBinding:
     def close(self) -> None:
         self._task.kill(block=False)
         self._station.carrier.forget_relay(self.path)
+
+    def retire(self) -> None:
+        """Another session takes over; what the far end still sends in this one is welcome."""
+        self._task.kill(block=False)
+        gevent.spawn_later(RELAY_RETIREMENT, self._station.carrier.forget_relay, self.path)
 
     def _send(self) -> None:
         route = self.route

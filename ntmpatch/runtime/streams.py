@@ -118,6 +118,13 @@ class TunnelStream:
         except OSError:
             return None
 
+    def local(self) -> Endpoint | None:
+        """This end, as long as it is open."""
+        try:
+            return Endpoint(*self._socket.getsockname()[:2]) if self._socket else None
+        except OSError:
+            return None
+
     def claim(self, peer_key: bytes) -> None:
         """A peer has shown that it is at the far end; two cannot be."""
         if self.peer_key is None:
