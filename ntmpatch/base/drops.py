@@ -107,6 +107,16 @@ class Drop(StrEnum):
     RELAY_QUOTA = "relay: session has used up its bytes"
     RELAY_RATE = "relay: faster than the session or the relay may be"
 
+    # port mapping (answers of the router)
+    PCP_SIZE = "pcp: not the size of a response"
+    PCP_VERSION = "pcp: another version"
+    PCP_OPCODE = "pcp: no response to what a client asks"
+    PCP_NO_ADDRESS = "pcp: a mapping without an address or a port"
+    NATPMP_SIZE = "nat-pmp: not the size of a response"
+    NATPMP_VERSION = "nat-pmp: another version"
+    NATPMP_OPCODE = "nat-pmp: no response to what a client asks"
+    NATPMP_NO_ADDRESS = "nat-pmp: an answer without an address or a port"
+
     # DNS
     DNS_RUNT = "dns: too short for a header"
     DNS_RESPONSE = "dns: a response, not a query"
