@@ -114,6 +114,15 @@ class Drop(StrEnum):
 
     # handover
     NETLINK_FORGED = "netlink: not from the kernel"
+    # port mapping (answers of the router)
+    PCP_SIZE = "pcp: not the size of a response"
+    PCP_VERSION = "pcp: another version"
+    PCP_OPCODE = "pcp: no response to what a client asks"
+    PCP_NO_ADDRESS = "pcp: a mapping without an address or a port"
+    NATPMP_SIZE = "nat-pmp: not the size of a response"
+    NATPMP_VERSION = "nat-pmp: another version"
+    NATPMP_OPCODE = "nat-pmp: no response to what a client asks"
+    NATPMP_NO_ADDRESS = "nat-pmp: an answer without an address or a port"
 
     # DNS
     DNS_RUNT = "dns: too short for a header"

@@ -37,7 +37,7 @@ from ntmpatch.runtime.streams import TunnelStream
 from ntmpatch.servers.direction.published import read_coordinator_text_untrusted
 from ntmpatch.servers.relay.table import ForwardingTable
 from ntmpatch.signalling.enrolled import EnrolmentState
-from ntmpatch.wire import icmp, ip, local, tcp, udp
+from ntmpatch.wire import icmp, ip, local, natpmp, pcp, tcp, udp
 from ntmpatch.wire.checksum import finish, ones_sum
 from ntmpatch.wire.control import Kind, decode_untrusted
 from ntmpatch.wire.relay import RELAY_HEADER_SIZE, bind_frame, data_header, decode_bind_untrusted
@@ -73,6 +73,8 @@ def all_targets() -> list[Target]:
         _state_files(),
         _text(),
         _packets(),
+        _pcp(),
+        _natpmp(),
         *(_party(role) for role in PARTIES),
     ]
 
@@ -368,6 +370,35 @@ def _packets() -> Target:
         return "another protocol"
 
     return Target("packets", samples, run, allowed=(UntrustedError,), seal=seal, share=4)
+
+
+def _pcp() -> Target:
+    def samples(rng: random.Random) -> list[bytes]:
+        header = bytes((2, 0x80 | rng.randrange(2), 0, rng.choice((0, 0, 1, 12)))) + rng.randbytes(
+            8
+        )
+        body = rng.randbytes(12) + b"\x11\0\0\0" + rng.randbytes(4)
+        return [header + bytes(12) + body + bytes(10) + b"\xff\xff" + rng.randbytes(4)]
+
+    def run(data: bytes) -> str:
+        answer = pcp.decode_untrusted(data)
+        return "epoch" if answer.mapping is None else "mapping"
+
+    return Target("PCP", samples, run, allowed=(UntrustedError,))
+
+
+def _natpmp() -> Target:
+    def samples(rng: random.Random) -> list[bytes]:
+        return [
+            b"\0\x80\0\0" + rng.randbytes(8),
+            b"\0\x81\0\0" + rng.randbytes(12),
+            b"\0\x81\0\1" + rng.randbytes(4),
+        ]
+
+    def run(data: bytes) -> str:
+        return type(natpmp.decode_untrusted(data)).__name__
+
+    return Target("NAT-PMP", samples, run, allowed=(UntrustedError,))
 
 
 # --- local -----------------------------------------------------------------------------------
