@@ -117,7 +117,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(("kind_a", "kind_b"), itertools.product(KINDS, KINDS))
+@pytest.mark.parametrize(("kind_a", "kind_b"), list(itertools.product(KINDS, KINDS)))
 def test_direct_paths_through_nats(kind_a: str, kind_b: str) -> None:
     """RFC 4787: all but a hard NAT in front of one that filters by port, or of another hard one."""
 

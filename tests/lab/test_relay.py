@@ -118,10 +118,10 @@ def test_two_nodes_behind_cone_nats_meet_at_the_relay_and_go_direct(
     servers, a, b, routers = behind_nats(lab, NatKind.PORT_RESTRICTED)
     domain = Domain(servers, tmp_path, more=LOG)
     node_a, node_b = domain.node(a, "a", tmp_path), domain.node(b, "b", tmp_path)
-    server = node_a.popen(PROGRAMS / "echo_server.py")
+    server = node_a.popen(PROGRAMS / "records_server.py")
     server.wait_for("listening")
     node_a.wait_until_registered()
-    client = node_b.popen(PROGRAMS / "echo_client.py", node_a.fqdn)
+    client = node_b.popen(PROGRAMS / "records_client.py", node_a.fqdn)
     client.wait_for("echoed")
     until_reached_by(node_b, relayed=False)
     for router in routers:
