@@ -19,6 +19,7 @@ from decoder_fuzz import Target
 from message_samples import random_message, sample
 from name_server import Asked
 from party_fuzz import PARTIES, PartyPlay
+from path_target import path_messages
 
 from ntmpatch.base.addresses import Endpoint, normalise_fqdn, parse_endpoint
 from ntmpatch.base.config import parse_serve_config
@@ -59,6 +60,7 @@ def all_targets() -> list[Target]:
         _certificate(),
         _token(),
         _relay_bind(),
+        path_messages(),
         _relay_table(),
         _tunnel(),
         _dns(),
