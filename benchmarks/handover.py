@@ -1,0 +1,109 @@
+"""Handover beside other ways to be mobile: how long after a switch the first echo comes.
+
+    python benchmarks/handover.py                               everything, 20 runs of each
+    python benchmarks/handover.py --cases hard --peers ntmpatch raw-udp --runs 3
+    python benchmarks/handover.py --write                       and write docs/handover.md
+
+Each run has networks of its own (``handover_lab/world.py``), in namespaces, with a round trip of
+51 ms. Needs Linux with user namespaces (or root), /dev/net/tun, ``ip`` and ``nft``; a peer that is
+not installed is left out, and the table says so. Make no other load meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+
+from handover_lab.cases import CASES
+from handover_lab.peers import KINDS, PEERS
+from handover_lab.play import Result, play
+from handover_lab.report import as_json, drawing, table, write_document
+from handover_lab.world import World, check_round_trip
+from lab import Lab, LabError, unavailable
+
+
+def measure(options: argparse.Namespace, skipped: dict[str, str]) -> list[Result]:
+    """Play all that was chosen; the runs of the peers take turns, so that load hits them alike."""
+    results: list[Result] = []
+    for name in options.cases:
+        case = CASES[name]
+        for messages in options.messages:
+            rows = {
+                peer: Result(name, PEERS[peer].name, messages)
+                for peer in options.peers
+                if PEERS[peer].name not in skipped
+                and messages in PEERS[peer].kinds
+                and (PEERS[peer].has_relay or not case.needs_relay)
+            }
+            for _ in range(options.runs):
+                for peer, row in rows.items():
+                    try:
+                        run = play(case, PEERS[peer], messages, options.timeout)
+                    except LabError as error:
+                        row.failures.append(str(error))
+                        print(f"{name} {messages} {peer}: {error}", file=sys.stderr, flush=True)
+                        continue
+                    row.runs.append(run)
+                    took = "never" if run.recovery is None else f"{run.recovery * 1000:.1f} ms"
+                    lost = f"{run.lost} lost, {run.wrong} wrong"
+                    print(f"{name} {messages} {peer}: {took}, {lost}", flush=True)
+            results += rows.values()
+            if options.plots is not None:
+                _draw(options.plots, list(rows.values()))
+    return results
+
+
+def _draw(directory: Path, results: list[Result]) -> None:
+    """The first run of each."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for each in results:
+        if each.runs:
+            title = f"{CASES[each.case].title}: {each.peer}, {each.kind}"
+            name = f"{each.case}-{each.kind}-{each.peer.replace(' ', '-')}.svg"
+            (directory / name).write_text(drawing(title, each.runs[0]))
+
+
+def tell_round_trip() -> None:
+    """Of plain UDP, as the long way may be late on a machine with other load."""
+    with Lab() as lab:
+        world = World(lab)
+        world.arrive(world.mn, world.mn_places[0])
+        world.arrive(world.cn, world.cn_places[0])
+        times = [each * 1000 for each in check_round_trip(world)]
+    middle = statistics.median(times)
+    print(f"round trip: {middle:.2f} ms, {min(times):.2f} to {max(times):.2f}", flush=True)
+
+
+def main() -> None:
+    """Measure, and print or keep the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER")
+    parser.add_argument("--messages", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--timeout", type=float, default=20.0, help="seconds until it is never")
+    parser.add_argument("--plots", type=Path, metavar="DIRECTORY", help="a drawing of each, SVG")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures")
+    parser.add_argument("--write", action="store_true", help="the table into docs/handover.md")
+    options = parser.parse_args()
+    if reason := unavailable():
+        sys.exit(reason)
+    reasons = {PEERS[peer].name: PEERS[peer].unavailable() for peer in options.peers}
+    skipped = {name: reason for name, reason in reasons.items() if reason is not None}
+    tell_round_trip()
+    results = measure(options, skipped)
+    text = table(results, skipped)
+    print(f"\n{text}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(as_json(results), indent=1) + "\n")
+    if options.write:
+        write_document(text, options.runs, options.timeout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The lab, the peers and the programs of ``benchmarks/handover.py``."""
