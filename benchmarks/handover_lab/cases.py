@@ -48,7 +48,7 @@ def _arrive_both(world: World) -> None:
 def _silence(world: World) -> float:
     """The access router of the preferred network drops everything; no host is told."""
     rules = "type filter hook forward priority -10; policy drop;"
-    table = f"table inet silence {{ chain forward {{ {rules} }} }}\n"
+    table = f"table inet silence {{\nchain forward {{\n{rules}\n}}\n}}\n"
     return world.change((world.mn_places[0].router, [("nft", table)]))
 
 
@@ -56,7 +56,7 @@ def _nat_rules(ports: str) -> str:
     rule = f"oifname eth1 meta l4proto {{ tcp, udp }} masquerade to :{ports}"
     chain = f"chain leaving {{ type nat hook postrouting priority srcnat;\n{rule}\n}}"
     afresh = "table ip rebinding { }\ndelete table ip rebinding\n"
-    return f"{afresh}table ip rebinding {{ {chain} }}\n"
+    return f"{afresh}table ip rebinding {{\n{chain}\n}}\n"
 
 
 def _arrive_behind_nat(world: World) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import lab_wireguard
 from lab_domain import Domain
 
-from handover_lab.world import PROGRAMS, World
+from handover_lab.world import FAMILIES, PROGRAMS, World
 
 if TYPE_CHECKING:
     from lab import Process
@@ -91,7 +91,8 @@ class Ntmpatch(Peer):
 
     def start(self, world: World) -> None:
         """The four servers, and the echo server's node."""
-        self._domain = Domain(world.servers, world.directory)
+        listen = [world.servers.address(version) for version in FAMILIES]
+        self._domain = Domain(world.servers, world.directory, listen=listen)
         server = self._domain.node(world.cn, "cn", world.directory)
         program = [TALKER, "echo", str(PORT)]
         server.popen(*program).wait_for("echoing", 30)

@@ -61,14 +61,18 @@ class Result:
 
     @property
     def median(self) -> float | None:
-        """Runs that never recovered count as the longest; None if the middle one is of them."""
+        """The upper one of an even number, and runs that never recovered count as the longest.
+
+        None if that one never recovered, or nothing was measured."""
+        if not self.runs:
+            return None
         middle = statistics.median_high([*self.recoveries, *self._never])
         return None if middle == float("inf") else middle
 
     @property
     def worst(self) -> float | None:
-        """None if a run never recovered."""
-        return None if self._never else max(self.recoveries)
+        """None if a run never recovered, or nothing was measured."""
+        return None if self._never else max(self.recoveries, default=None)
 
     @property
     def _never(self) -> list[float]:
