@@ -1,6 +1,6 @@
 """Who reaches whom, and how: every kind of access network against every other.
 
-    python benchmarks/reachability.py                          all 121 cells, once: an hour
+    python benchmarks/reachability.py                          all 121 cells, once: some 15 minutes
     python benchmarks/reachability.py --kinds no-nat symmetric      and those four cells alone
     python benchmarks/reachability.py --pairs symmetric:port-restricted --runs 20
     python benchmarks/reachability.py --write                  and write docs/reachability.md

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from lab import Lab, LabError
 from lab_access import BEHAVIOURS, Access, Directness, Internet, directness
-from lab_domain import Domain
+from lab_domain import RELAY_PORT, Domain
 
 if TYPE_CHECKING:
-    from lab import Process
+    from lab import Host, Process
     from lab_domain import DomainNode
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -25,6 +25,16 @@ CONNECT_TIMEOUT = 40.0
 """Seconds that the caller has for its first UDP and TCP answer."""
 SETTLED = 2.0
 """Seconds that a path has to stay as it is, to be called the one at the end."""
+FEW_PACKETS = 10
+"""In a second at the relay: a relayed call makes some 100, a direct one but keep-alives."""
+COUNT_RELAYED = f"""
+    table inet lab_count {{
+        chain arriving {{
+            type filter hook prerouting priority raw;
+            udp dport {RELAY_PORT} counter
+        }}
+    }}
+"""
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,9 @@ class Run:
     tcp_first_byte: float | None = None
     """From the beginning of this second call, which finds the tunnel there."""
     is_direct: bool = False
-    """The path in use at the end is proven and leads through no relay."""
+    """The path in use at the end is proven and leads through no relay, as the caller says."""
+    relay_packets: int = 0
+    """Packets that reached the relay in a last second of talking: what it says of the same."""
     time_to_direct: float | None = None
     """Until the first such path was in use, also if it was left again."""
     lost: int = 0
@@ -88,6 +100,7 @@ def play(cell: Cell, patience: float) -> Run:
 def _play(cell: Cell, patience: float, lab: Lab, directory: Path) -> Run:
     internet = Internet(lab)
     servers = internet.server("servers")
+    servers.nft(COUNT_RELAYED)
     hosts = [internet.behind(cell.caller, "caller"), internet.behind(cell.called, "called")]
     domain = Domain(servers, directory, listen=(servers.address(4), servers.address(6)))
     caller, called = (domain.node(host, host.name, directory) for host in hosts)
@@ -104,20 +117,37 @@ def _play(cell: Cell, patience: float, lab: Lab, directory: Path) -> Run:
     if "tcp" not in told:
         return Run(udp_first_byte=told.get("udp"), error=_complaint(call))
     _until_settled(cell, watch, patience)
+    before = _relayed(servers)
+    time.sleep(1.0)
+    relay_packets = _relayed(servers) - before
     watch.kill()
     go.unlink()
     call.wait()
     told = _events(call)
     changes = _changes(watch)
     direct_since = [at for at, is_direct in changes if is_direct]
+    is_direct = bool(changes) and changes[-1][1]
+    error = "" if call.returncode == 0 else f"; then {_complaint(call)}"
+    if is_direct is not (relay_packets < FEW_PACKETS):
+        error += f"; but {relay_packets} packets in a second at the relay"
     return Run(
         udp_first_byte=told["udp"],
         tcp_first_byte=told["tcp"],
-        is_direct=bool(changes) and changes[-1][1],
+        is_direct=is_direct,
+        relay_packets=relay_packets,
         time_to_direct=max(direct_since[0] - told["begun"], 0.0) if direct_since else None,
         lost=told.get("lost", 0),
-        error="" if call.returncode == 0 else f"; then {_complaint(call)}",
+        error=error,
     )
+
+
+def _relayed(servers: Host) -> int:
+    """Packets that have reached the relay."""
+    rules = json.loads(servers.run(["nft", "--json", "list", "table", "inet", "lab_count"]))
+    expressions = [
+        part for each in rules["nftables"] for part in each.get("rule", {}).get("expr", [])
+    ]
+    return next(int(part["counter"]["packets"]) for part in expressions if "counter" in part)
 
 
 def _complaint(call: Process) -> str:

@@ -79,7 +79,10 @@ def findings(results: Results) -> str:
             lines.append(f"- {cell}: no connection in {len(failed)} of {len(runs)} runs.")
         broken = sum(run.connects and bool(run.error) for run in runs)
         if broken:
-            lines.append(f"- {cell}: the connection broke in {broken} of {len(runs)} runs.")
+            lines.append(
+                f"- {cell}: broke, or its path is not what it says, "
+                f"in {broken} of {len(runs)} runs."
+            )
         direct = sum(run.is_direct for run in runs)
         if direct < _wanted(cell, runs):
             lines.append(
