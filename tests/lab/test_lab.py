@@ -12,45 +12,10 @@ from pathlib import Path
 
 import pytest
 from lab import Host, Lab, LabError
-from lab_nat import NatKind
 
 pytestmark = [pytest.mark.lab, pytest.mark.once]
 
 SUPPORT = Path(__file__).parents[1] / "support"
-
-# Tells every sender the endpoint that it was seen as; "p" makes it answer from another port.
-REFLECTOR = """
-import socket
-main, other = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in "ab")
-main.bind(("", 4000)); other.bind(("", 4001))
-print("ready", flush=True)
-while True:
-    data, source = main.recvfrom(100)
-    (other if data == b"p" else main).sendto(("%s:%d" % source).encode(), source)
-"""
-
-# Asks two reflectors for the mapping, then whether an answer from another port comes in, then
-# whether a datagram of a stranger (who is told the mapping on stdin of the test) does.
-PROBE = """
-import socket, sys
-first, second = sys.argv[1:3]
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("", 5000)); s.settimeout(0.5)
-def ask(server, question):
-    s.sendto(question, (server, 4000))
-    try:
-        return s.recvfrom(100)[0].decode()
-    except TimeoutError:
-        return "none"
-print(ask(first, b"m"), flush=True)
-s.settimeout(2)
-try:
-    print(s.recvfrom(100)[0].decode(), flush=True)
-except TimeoutError:
-    print("none", flush=True)
-s.settimeout(0.5)
-print(ask(first, b"p"), ask(second, b"m"), flush=True)
-"""
-
 
 # Counts datagrams until a second passes without one.
 COUNTER = """
@@ -154,46 +119,6 @@ def test_a_capture_shows_endpoints_and_finds_bytes_sent_in_the_clear(
         (a.address(), 8000)
     }
     assert sum(len(p.payload) for p in tcp if p.source[0] == a.address()) > len(secret)
-
-
-@pytest.mark.parametrize(
-    ("kind", "other_port", "stranger", "same_mapping"),
-    [
-        pytest.param(NatKind.FULL_CONE, True, True, True, id="full-cone"),
-        pytest.param(NatKind.ADDRESS_RESTRICTED, True, False, True, id="address-restricted"),
-        pytest.param(NatKind.PORT_RESTRICTED, False, False, True, id="port-restricted"),
-        pytest.param(NatKind.SYMMETRIC, False, False, False, id="symmetric"),
-    ],
-)
-def test_a_nat_maps_and_filters_as_its_kind_does(
-    lab: Lab, kind: NatKind, other_port: bool, stranger: bool, same_mapping: bool
-) -> None:
-    inside, router = lab.host("inside"), lab.host("router")
-    near, _ = lab.link(router, inside, ["192.168.1.0/24"])
-    inside.route("default", via=near.address())
-    outside_network = lab.switch(["203.0.113.0/24"])
-    outside = outside_network.join(router)
-    servers = [lab.host("first"), lab.host("second")]
-    third = lab.host("third")
-    for host in (*servers, third):
-        outside_network.join(host)
-    for server in servers:
-        server.popen([sys.executable, "-c", REFLECTOR]).wait_for("ready")
-    router.nat(kind, outside)
-
-    probe = inside.popen([sys.executable, "-c", PROBE, *(each.address() for each in servers)])
-    probe.wait_for(f"{outside.address()}:")
-    mapping = probe.stdout.strip()
-    shout = "import socket, sys; a, p = sys.argv[1].split(':')\n" + (
-        "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'boo', (a, int(p)))"
-    )
-    third.python("-c", shout, mapping)
-    lines = probe.check().split("\n")
-
-    assert lines[1] == ("boo" if stranger else "none")
-    from_other_port, second_mapping = lines[2].split()
-    assert from_other_port == (mapping if other_port else "none")
-    assert (second_mapping == mapping) is same_mapping
 
 
 def test_a_host_has_its_own_resolver(lab: Lab) -> None:
