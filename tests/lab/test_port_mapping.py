@@ -53,6 +53,7 @@ def _run_daemon(lab: Lab, router: Host) -> None:
     daemon.wait_for("traffic on port 5351")
 
 
+@pytest.mark.lab
 @pytest.mark.once
 @pytest.mark.parametrize("protocol", ["pcp", "nat-pmp"])
 def test_a_port_that_the_router_maps_is_reached_from_outside(lab: Lab, protocol: str) -> None:

@@ -52,6 +52,7 @@ class Watched:
             pass
 
 
+@pytest.mark.lab
 @pytest.mark.once
 def test_the_kernel_announces_and_the_picture_follows(lab: Lab) -> None:
     host, far = lab.host("host"), lab.host("far")
@@ -82,6 +83,7 @@ def test_the_kernel_announces_and_the_picture_follows(lab: Lab) -> None:
     assert watched.next() == [[link.name, home, True, 0, router]]
 
 
+@pytest.mark.lab
 @pytest.mark.once
 def test_messages_that_the_kernel_had_to_leave_out_are_made_up_for(
     lab: Lab, tmp_path: Path
