@@ -65,7 +65,9 @@ class NodeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interfaces: tuple[str, ...] = ()
     """Patterns of the interfaces whose networks may be used, as ``eth*``; empty: all."""
     metered: tuple[str, ...] = ()
-    """Patterns of the interfaces whose traffic costs: others are named to peers first."""
+    """Patterns of the interfaces whose traffic costs: used when no other way works."""
+    multipath: Literal["failover", "standby"] = "failover"
+    """Other networks than the preferred one: tried when that fails, or kept warm for it."""
     domains: tuple[str, ...] = ()
     """NTM domains beside the node's own."""
     device: Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,32}$")] = "tcp"

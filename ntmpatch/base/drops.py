@@ -98,6 +98,7 @@ class Drop(StrEnum):
     # relay, notification, DNS
     PATH_MALFORMED = "path: no challenge and no answer to one"
     PATH_UNASKED = "path: answer to no challenge, or by another path"
+    PATH_TOO_SOON = "path: candidates that follow others at once"
     PATH_TOO_MANY = "path: peer seen at more places than are kept in mind"
     PATH_UNPROVEN = "path: more than three times what came from a place yet unproven"
 

@@ -12,126 +12,50 @@ Sans-I/O. ``P`` is a path: opaque here but for equality, and for whether a relay
 
 from __future__ import annotations
 
-import enum
 from collections import deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ntmpatch.base.drops import Drop
 from ntmpatch.base.errors import UntrustedError
 from ntmpatch.base.timers import TimerQueue
+from ntmpatch.handover import pace
+from ntmpatch.handover.candidates import Candidates, reachable
+from ntmpatch.handover.guessing import PortGuessing
+from ntmpatch.handover.ways import (
+    DEFAULT_RTT,
+    UNREACHABLE_AFTER,
+    Alarm,
+    PathChanged,
+    PeerPaths,
+    Unreachable,
+    Way,
+)
 from ntmpatch.wire.paths import (
+    CANDIDATES,
     CHALLENGE,
     IDENTIFIER_SIZE,
     PADDED_SIZE,
     RESPONSE,
     USED,
+    Candidate,
     PathMessage,
     decode_path_message_untrusted,
     encode_path_message,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
+    from ntmpatch.base.addresses import Endpoint
     from ntmpatch.base.drops import DropCounter
+    from ntmpatch.handover.ways import Ends
     from ntmpatch.packet.tunnel.peer import Peer
 
 P = TypeVar("P")
 
-PUNCH_INTERVALS = (0.1, 0.2, 0.4, 0.8, 1.6)
-"""Seconds between challenges of a path that has never answered. Both ends have been told of each
-other within a second; the NATs of both have to have seen something leave."""
-DEFAULT_RTT = 0.1
-"""Seconds, of a path that was never measured."""
-MIN_RTT = 0.02
-MAX_RTT = 0.5
-"""Bounds of what probes are timed by: a smaller one would only burden the machine."""
-SUSPECT_RTTS = 2.5
-"""Round trips without an answer to data after which a path is suspected."""
-MAX_PATIENCE = 1.0
-"""Seconds; where the far end has nothing to say, suspicion was wrong, and comes later next time."""
-GRACE_RTTS = 1.25
-"""Round trips that the path in use has to answer before another one that answered is taken."""
-UNREACHABLE_AFTER = 0.8
-"""Seconds of vain probes of all paths until Unreachable is told, the first time."""
-MAX_UNREACHABLE_INTERVAL = 8.0
-MIN_TRIAL = 0.3
-"""Seconds that a peer has to prove where it was followed to, at least."""
-FIRST_BAN = 5.0
-MAX_BAN = 300.0
-"""Seconds in which a place that was not proven is not followed to; doubled each time."""
-DWELL_TIME = 5.0
-"""Seconds between two changes for the sake of a shorter round trip."""
-BETTER_SHARE = 0.75
-BETTER_BY = 0.005
-"""Hysteresis: a path of the same kind has to be that much faster than the one in use."""
-MAX_WAYS = 12
+MAX_WAYS = 24
 """Paths of one peer that are kept in mind."""
 MAX_PENDING = 8
-
-
-class PathChanged(NamedTuple):
-    """Data goes another way. ``abrupt``: what was under way on the old one is taken for lost."""
-
-    public_key: bytes
-    abrupt: bool
-
-
-class Unreachable(NamedTuple):
-    """No path to the peer answers, and something is to be sent to it."""
-
-    public_key: bytes
-
-
-class _Alarm(enum.Enum):
-    PROBE = 1
-    WATCH = 2
-    SETTLE = 3
-    TRIAL = 4
-    HELP = 5
-
-
-@dataclass(slots=True, eq=False)
-class _Way(Generic[P]):
-    """A path of one peer, as far as it is known."""
-
-    path: P
-    relayed: bool
-    proven: bool = False
-    rtt: float | None = None
-    pending: dict[bytes, float] = field(default_factory=dict)
-    """Challenges on their way, and when they were sent."""
-    intervals: Sequence[float] = ()
-    attempt: int = 0
-    ban: float = 0.0
-    banned_until: float = float("-inf")
-
-    def timing(self) -> float:
-        """The round trip to count with."""
-        return min(max(self.rtt or DEFAULT_RTT, MIN_RTT), MAX_RTT)
-
-
-@dataclass(slots=True, eq=False)
-class _Peer(Generic[P]):
-    """A peer and its paths."""
-
-    peer: Peer[P]
-    controlling: bool
-    """Of two ends that both could choose among like paths, whether this one does."""
-    ways: dict[P, _Way[P]] = field(default_factory=dict)
-    suspected: bool = False
-    false_alarms: int = 0
-    trial_before: P | None = None
-    """Where the peer was before it was followed to where it is yet to be proven."""
-    on_trial: bool = False
-    changed_at: float = float("-inf")
-    help_interval: float = UNREACHABLE_AFTER
-
-    @property
-    def current(self) -> _Way[P] | None:
-        """The path in use."""
-        return None if self.peer.endpoint is None else self.ways.get(self.peer.endpoint)
 
 
 class PathManager(Generic[P]):
@@ -141,28 +65,46 @@ class PathManager(Generic[P]):
         self,
         own_key: bytes,
         *,
-        is_relayed: Callable[[P], bool],
+        ends: Ends[P],
         entropy: Callable[[int], bytes],
         drops: DropCounter,
+        keeps_warm: bool = False,
+        open_ports: Callable[[Endpoint, int], list[P]] = lambda _endpoint, _count: [],
+        close_ports: Callable[[Collection[P]], None] = lambda _paths: None,
     ) -> None:
+        """``keeps_warm``: paths by other networks than the preferred one are proven beforehand."""
         self._own_key = own_key
-        self._is_relayed = is_relayed
+        self._ends = ends
         self._entropy = entropy
         self._drops = drops
-        self._peers: dict[bytes, _Peer[P]] = {}
-        self._timers: TimerQueue[tuple[_Peer[P], _Alarm, _Way[P] | None]] = TimerQueue()
+        self._keeps_warm = keeps_warm
+        self._peers: dict[bytes, PeerPaths[P]] = {}
+        self._timers: TimerQueue[tuple[PeerPaths[P], Alarm, Way[P] | None]] = TimerQueue()
         self._events: deque[PathChanged | Unreachable] = deque()
+        self._candidates: Candidates[P] = Candidates(self._timers, entropy, drops)
+        self._guessing: PortGuessing[P] = PortGuessing(
+            self._timers, entropy, ends.paths_to, open_ports, close_ports
+        )
 
     # --- what the runtime says ---------------------------------------------------------------
 
-    def watch(self, peer: Peer[P], paths: Sequence[P], now: float) -> None:
-        """Take charge of a peer, or learn of more paths to it, likely ones first."""
+    def watch(
+        self, peer: Peer[P], paths: Sequence[P], now: float, endpoints: Iterable[Endpoint] = ()
+    ) -> None:
+        """Take charge of a peer, or learn of more paths to it, likely ones first.
+
+        ``endpoints``: where it may be, of whatever family; each is tried from each of our ends.
+        """
         known = self._peers.get(peer.public_key)
         if known is None or known.peer is not peer:
-            known = _Peer(peer, controlling=self._own_key > peer.public_key)
+            known = PeerPaths(peer, controlling=self._own_key > peer.public_key)
             self._peers[peer.public_key] = known
             peer.roams = False
+            self._timers.arm((known, Alarm.LOOK_AROUND, None), now + pace.LOOK_AROUND_INTERVAL)
         fresh = [way for path in paths if (way := self._add(known, path)) is not None]
+        for endpoint in endpoints:
+            known.remember(endpoint, known.remotes.get(endpoint, 0))
+        fresh += self._expand(known)
         if peer.endpoint is None and paths:
             peer.endpoint = paths[0]
         elif peer.endpoint is not None:
@@ -171,18 +113,18 @@ class PathManager(Generic[P]):
         if paths and (known.suspected or current is None or not current.proven):
             # Nothing is known to work: the tunnel request goes where the direction says.
             self._use(known, known.ways[paths[0]], now, abrupt=False, tell=False)
-        for way in fresh if peer.current is not None else ():
-            self._probe(known, way, PUNCH_INTERVALS, now)
+        self._punch(known, fresh, now)
 
     def forget(self, public_key: bytes) -> None:
         """The peer is gone."""
         known = self._peers.pop(public_key, None)
         if known is None:
             return
-        for alarm in _Alarm:
+        self._guessing.stop(known)
+        for alarm in Alarm:
             self._timers.cancel((known, alarm, None))
         for way in known.ways.values():
-            self._timers.cancel((known, _Alarm.PROBE, way))
+            self._timers.cancel((known, Alarm.PROBE, way))
 
     def gone(self, public_key: bytes, path: P) -> None:
         """A path leads nowhere from now on; `watch` says next what there is instead."""
@@ -190,12 +132,22 @@ class PathManager(Generic[P]):
         way = None if known is None else known.ways.pop(path, None)
         if known is None or way is None:
             return
-        self._timers.cancel((known, _Alarm.PROBE, way))
+        self._timers.cancel((known, Alarm.PROBE, way))
         if known.trial_before == path:
             known.trial_before = None
         if known.peer.endpoint == path:
             self._end_trial(known)
             known.peer.endpoint = None
+
+    def closed(self, is_closed: Callable[[P], bool], now: float) -> None:
+        """Ends of ours are no more; data goes by the best path that is left."""
+        for known in self._peers.values():
+            for path in [path for path in known.ways if is_closed(path)]:
+                was_in_use = known.peer.endpoint == path
+                self.gone(known.peer.public_key, path)
+                if was_in_use and known.ways:
+                    best = min(known.ways.values(), key=Way.order)
+                    self._use(known, best, now, abrupt=True)
 
     def established(self, peer: Peer[P], now: float) -> None:
         """A handshake has succeeded: the way that its last message came works in both directions.
@@ -208,9 +160,10 @@ class PathManager(Generic[P]):
         way = self._add(known, peer.newest_from) or known.ways.get(peer.newest_from)
         if way is not None and not way.proven:
             self._proven(known, way, now)
-        for other in known.ways.values():
-            if not other.proven:
-                self._probe(known, other, PUNCH_INTERVALS, now)
+        if way is not None and way.rtt is None:
+            self._challenge(known, way, now)  # silence is judged by how long an answer takes
+        self._punch(known, known.ways.values(), now)
+        self._candidates.offer(known, now)
 
     def elsewhere(self, peer: Peer[P], path: P, size: int, now: float) -> None:
         """The peer's newest data, ``size`` bytes, came by ``path``, which is not its endpoint."""
@@ -223,7 +176,7 @@ class PathManager(Generic[P]):
         known = self._peers.get(peer.public_key)
         if known is not None:
             peer.is_watched = True
-            self._timers.arm((known, _Alarm.WATCH, None), now + self._patience(known))
+            self._timers.arm((known, Alarm.WATCH, None), now + self._patience(known))
 
     def message(self, peer: Peer[P], payload: bytes | memoryview, path: P, now: float) -> None:
         """A challenge or an answer came by ``path``."""
@@ -237,19 +190,51 @@ class PathManager(Generic[P]):
             self._drops.drop(Drop.PATH_UNASKED)
         elif message.kind == RESPONSE:
             self._answered(known, message, path, now)
+        elif message.kind == CANDIDATES:
+            self._told(known, message, path, now)
         else:
             self._challenged(known, message, path, len(payload), now)
 
-    def network_changed(self, now: float) -> None:
-        """This node is elsewhere: nothing that was proven is, and every peer has to follow."""
+    def network_changed(
+        self,
+        now: float,
+        own: Sequence[Candidate] = (),
+        is_stale: Callable[[P], bool] = lambda _path: True,
+    ) -> None:
+        """This node is elsewhere, where ``own`` is: what was proven by stale ends is not any more.
+
+        Every peer that was reached by one has to follow.
+        """
+        self._candidates.use(own)
         for known in self._peers.values():
             known.false_alarms = 0
-            self._end_trial(known)
             for way in known.ways.values():
-                way.proven = False
-                way.pending.clear()
-                way.banned_until = now
-            self._try_all(known, now, used=True)
+                way.cost = self._cost(known, way.path)
+                if is_stale(way.path):
+                    way.proven = False
+                    way.pending.clear()
+                    way.banned_until = now
+            fresh = self._expand(known)
+            if known.peer.endpoint is None or is_stale(known.peer.endpoint):
+                self._end_trial(known)
+                self._try_all(known, now, used=True)
+            else:
+                self._punch(known, fresh, now)
+            self._candidates.offer(known, now, afresh=True)
+
+    def reachable_at(self, own: Sequence[Candidate], now: float) -> None:
+        """Peers may find this node there: they are told, if it is news."""
+        self._candidates.use(own)
+        for known in self._peers.values():
+            if known.peer.current is not None:
+                self._candidates.offer(known, now)
+
+    def ends_changed(self, now: float) -> None:
+        """There are more ends of ours, or others are preferred; what is proven still is."""
+        for known in self._peers.values():
+            for way in known.ways.values():
+                way.cost = self._cost(known, way.path)
+            self._punch(known, self._expand(known), now)
 
     # --- what the runtime asks ---------------------------------------------------------------
 
@@ -265,54 +250,76 @@ class PathManager(Generic[P]):
         """Do what is due."""
         for known, alarm, way in self._timers.pop_due(now):
             match alarm:
-                case _Alarm.PROBE:
+                case Alarm.PROBE:
                     assert way is not None
                     self._probe_again(known, way, now)
-                case _Alarm.WATCH:
+                case Alarm.WATCH:
                     self._look(known, now)
-                case _Alarm.SETTLE:
+                case Alarm.SETTLE:
                     self._settle(known, now)
-                case _Alarm.TRIAL:
+                case Alarm.TRIAL:
                     self._acquit_or_return(known, now)
-                case _Alarm.HELP:
+                case Alarm.HELP:
                     self._ask_for_help(known, now)
+                case Alarm.LOOK_AROUND:
+                    self._look_around(known, now)
+                case Alarm.CANDIDATES:
+                    self._candidates.tell_again(known, now)
+                case Alarm.GUESS:
+                    self._guessing.go_on(known, self._candidates.own, now)
 
-    def describe(self, public_key: bytes) -> list[dict[str, object]]:
-        """The paths of a peer, for status output: times in milliseconds."""
-        known = self._peers.get(public_key)
-        return [
-            {
-                "path": str(way.path),
-                "relayed": way.relayed,
-                "proven": way.proven,
-                "in_use": known is not None and way is known.current,
-                "round_trip_ms": None if way.rtt is None else round(1000 * way.rtt, 3),
-            }
-            for way in (known.ways.values() if known is not None else ())
-        ]
+    def of(self, public_key: bytes) -> PeerPaths[P] | None:
+        """What is known of a peer's paths, for status output."""
+        return self._peers.get(public_key)
 
     # --- probing -----------------------------------------------------------------------------
 
-    def _add(self, known: _Peer[P], path: P) -> _Way[P] | None:
+    def _add(self, known: PeerPaths[P], path: P) -> Way[P] | None:
         """A path that was not known; None if it was, or if there are too many."""
         if path in known.ways:
             return None
         if len(known.ways) >= MAX_WAYS and not self._make_room(known):
             self._drops.drop(Drop.PATH_TOO_MANY)
             return None
-        way = known.ways[path] = _Way(path, self._is_relayed(path))
+        way = Way(path, self._ends.is_relayed(path), self._cost(known, path))
+        known.ways[path] = way
         return way
 
-    def _make_room(self, known: _Peer[P]) -> bool:
+    def _cost(self, known: PeerPaths[P], path: P) -> int:
+        """What it costs at either end."""
+        theirs = 0 if (remote := self._ends.remote(path)) is None else known.remotes.get(remote, 0)
+        return max(self._ends.cost(path), theirs)
+
+    def _expand(self, known: PeerPaths[P]) -> list[Way[P]]:
+        """The ways that there are now to where the peer may be, and were not known."""
+        return [
+            way
+            for endpoint in reversed(known.remotes)
+            for path in self._ends.paths_to(endpoint)
+            if (way := self._add(known, path)) is not None
+        ]
+
+    def _punch(self, known: PeerPaths[P], ways: Iterable[Way[P]], now: float) -> None:
+        """Challenge those that are not known to work, and are wanted before they are needed."""
+        if known.peer.current is None:
+            return
+        allowed = 1 if self._keeps_warm else 0
+        for way in list(ways):
+            if not way.proven and way.cost <= allowed:
+                self._probe(known, way, pace.PUNCH_INTERVALS, now)
+
+    def _make_room(self, known: PeerPaths[P]) -> bool:
         """Forget the oldest path that does not work."""
         for path, way in known.ways.items():
             if not way.proven and way is not known.current and path != known.trial_before:
-                self._timers.cancel((known, _Alarm.PROBE, way))
+                self._timers.cancel((known, Alarm.PROBE, way))
                 del known.ways[path]
                 return True
         return False
 
-    def _challenge(self, known: _Peer[P], way: _Way[P], now: float, *, used: bool = False) -> None:
+    def _challenge(
+        self, known: PeerPaths[P], way: Way[P], now: float, *, used: bool = False
+    ) -> None:
         identifier = self._entropy(IDENTIFIER_SIZE)
         message = PathMessage(CHALLENGE, USED if used else 0, identifier)
         if known.peer.send_by(way.path, encode_path_message(message, padded=used), now):
@@ -322,8 +329,8 @@ class PathManager(Generic[P]):
 
     def _probe(
         self,
-        known: _Peer[P],
-        way: _Way[P],
+        known: PeerPaths[P],
+        way: Way[P],
         intervals: Sequence[float],
         now: float,
         *,
@@ -334,18 +341,18 @@ class PathManager(Generic[P]):
         way.attempt = 0
         way.pending.clear()
         self._challenge(known, way, now, used=used)
-        self._timers.arm((known, _Alarm.PROBE, way), now + intervals[0])
+        self._timers.arm((known, Alarm.PROBE, way), now + intervals[0])
 
-    def _probe_again(self, known: _Peer[P], way: _Way[P], now: float) -> None:
+    def _probe_again(self, known: PeerPaths[P], way: Way[P], now: float) -> None:
         way.attempt += 1
         if way.attempt >= len(way.intervals):
             way.proven = False
             return
         self._challenge(known, way, now, used=way is known.current and not known.on_trial)
-        self._timers.arm((known, _Alarm.PROBE, way), now + way.intervals[way.attempt])
+        self._timers.arm((known, Alarm.PROBE, way), now + way.intervals[way.attempt])
 
     def _challenged(
-        self, known: _Peer[P], message: PathMessage, path: P, size: int, now: float
+        self, known: PeerPaths[P], message: PathMessage, path: P, size: int, now: float
     ) -> None:
         answer = encode_path_message(PathMessage(RESPONSE, 0, message.identifier))
         known.peer.send_by(path, answer, now)
@@ -353,12 +360,35 @@ class PathManager(Generic[P]):
         way = known.ways.get(path)
         if way is None:
             return
-        if not way.proven and self._timers.due_at((known, _Alarm.PROBE, way)) is None:
-            self._probe(known, way, PUNCH_INTERVALS, now)  # what reaches us may be reached now
-        if message.flags & USED and path == known.peer.newest_from != known.peer.endpoint:
+        if not way.proven and self._timers.due_at((known, Alarm.PROBE, way)) is None:
+            self._probe(known, way, pace.PUNCH_INTERVALS, now)  # what reaches us may be reached now
+        if message.flags & USED and path == known.peer.endpoint:
+            self._feed(known)  # followed before, for a packet too small to answer much
+        elif message.flags & USED and path == known.peer.newest_from:
             self._follow(known, path, size, now, told=True)
 
-    def _answered(self, known: _Peer[P], message: PathMessage, path: P, now: float) -> None:
+    def _told(self, known: PeerPaths[P], message: PathMessage, path: P, now: float) -> None:
+        """The peer's candidates: both ends challenge each other's from now on."""
+        is_news = self._candidates.heard(known, message, now)
+        if is_news is None:
+            return
+        answer = encode_path_message(PathMessage(RESPONSE, 0, message.identifier))
+        known.peer.send_by(path, answer, now)
+        if not is_news:
+            return
+        for candidate in reversed(reachable(message.candidates)):  # the best one is kept longest
+            known.remember(candidate.endpoint, candidate.cost)
+        for way in known.ways.values():
+            way.cost = self._cost(known, way.path)
+        self._expand(known)
+        self._punch(known, known.ways.values(), now)
+        self._guessing.consider(known, self._candidates.own, now)
+
+    def _answered(self, known: PeerPaths[P], message: PathMessage, path: P, now: float) -> None:
+        if self._candidates.answered(known, message.identifier):
+            self._punch(known, known.ways.values(), now)
+            self._guessing.consider(known, self._candidates.own, now)
+            return
         way = known.ways.get(path)
         sent_at = None if way is None else way.pending.get(message.identifier)
         if way is None or sent_at is None:
@@ -368,17 +398,19 @@ class PathManager(Generic[P]):
         way.rtt = sample if way.rtt is None else way.rtt + (sample - way.rtt) / 4
         self._proven(known, way, now)
 
-    def _proven(self, known: _Peer[P], way: _Way[P], now: float) -> None:
+    def _proven(self, known: PeerPaths[P], way: Way[P], now: float) -> None:
         way.proven = True
+        way.answered_at = now
         way.pending.clear()
         way.ban = 0.0
-        self._timers.cancel((known, _Alarm.PROBE, way))
-        self._timers.cancel((known, _Alarm.HELP, None))
+        self._timers.cancel((known, Alarm.PROBE, way))
+        self._timers.cancel((known, Alarm.HELP, None))
         known.help_interval = UNREACHABLE_AFTER
         current = known.current
         if way is current:
             if known.on_trial:
                 self._end_trial(known)
+                self._feed(known)
             if known.suspected:
                 known.suspected = False
                 known.false_alarms += 1
@@ -389,34 +421,43 @@ class PathManager(Generic[P]):
             pass  # it will be decided when the trial ends
         elif known.suspected or not current.proven:
             self._settle_later(known, now)
-        elif self._is_better(known, way, current, now):
+        elif known.is_better(way, current, now):
             self._use(known, way, now, abrupt=False)
 
-    def _is_better(self, known: _Peer[P], way: _Way[P], current: _Way[P], now: float) -> bool:
-        if way.relayed != current.relayed:
-            return current.relayed
-        if not known.controlling or now - known.changed_at < DWELL_TIME:
-            return False
-        if way.rtt is None or current.rtt is None:
-            return False
-        return way.rtt < BETTER_SHARE * current.rtt - BETTER_BY
+    def _look_around(self, known: PeerPaths[P], now: float) -> None:
+        """While there is traffic: is anything better there by now, and does what is warm live?"""
+        self._timers.arm((known, Alarm.LOOK_AROUND, None), now + pace.LOOK_AROUND_INTERVAL)
+        current = known.current
+        is_in_use = known.peer.rx_bytes != known.heard_bytes
+        known.heard_bytes = known.peer.rx_bytes
+        if not is_in_use or current is None or known.suspected or known.on_trial:
+            return
+        self._challenge(known, current, now)  # its round trip may be another by now
+        for way in list(known.ways.values()):
+            is_idle = self._timers.due_at((known, Alarm.PROBE, way)) is None
+            is_better = way.rank() < current.rank()
+            is_warm = way.proven and (way.relayed or (self._keeps_warm and way.cost == 1))
+            if way is not current and is_idle and (is_better or is_warm):
+                self._probe(known, way, pace.LOOK_INTERVALS, now)
 
     # --- silence -----------------------------------------------------------------------------
 
-    def _patience(self, known: _Peer[P]) -> float:
+    def _patience(self, known: PeerPaths[P]) -> float:
         current = known.current
         rtt = DEFAULT_RTT if current is None else current.timing()
-        return float(min(SUSPECT_RTTS * rtt * 2 ** min(known.false_alarms, 6), MAX_PATIENCE))
+        return float(
+            min(pace.SUSPECT_RTTS * rtt * 2 ** min(known.false_alarms, 6), pace.MAX_PATIENCE)
+        )
 
-    def _watch_again(self, known: _Peer[P], now: float) -> None:
-        self._timers.cancel((known, _Alarm.SETTLE, None))
+    def _watch_again(self, known: PeerPaths[P], now: float) -> None:
+        self._timers.cancel((known, Alarm.SETTLE, None))
         if known.peer.waiting_since is None:
-            self._timers.cancel((known, _Alarm.WATCH, None))
+            self._timers.cancel((known, Alarm.WATCH, None))
             known.peer.is_watched = False
         else:
-            self._timers.arm((known, _Alarm.WATCH, None), now + self._patience(known))
+            self._timers.arm((known, Alarm.WATCH, None), now + self._patience(known))
 
-    def _look(self, known: _Peer[P], now: float) -> None:
+    def _look(self, known: PeerPaths[P], now: float) -> None:
         """Has the peer answered what was sent?"""
         since = known.peer.waiting_since
         if since is None:
@@ -425,56 +466,64 @@ class PathManager(Generic[P]):
             return
         due_at = since + self._patience(known)
         if now < due_at:
-            self._timers.arm((known, _Alarm.WATCH, None), due_at)
+            self._timers.arm((known, Alarm.WATCH, None), due_at)
         elif known.peer.current is None:
             known.peer.is_watched = False  # the handshake under way is the probe
         else:
             self._try_all(known, now)
 
-    def _try_all(self, known: _Peer[P], now: float, *, used: bool = False) -> None:
+    def _try_all(self, known: PeerPaths[P], now: float, *, used: bool = False) -> None:
         """Challenge every path; the one in use may yet answer."""
-        known.suspected = True
+        if not known.suspected:
+            known.suspected = True
+            known.suspected_at = now
         current = known.current
-        for way in list(known.ways.values()):
+        # The one in use last: where the newest message comes from is where the peer follows to.
+        for way in sorted(known.ways.values(), key=lambda way: way is current):
             rtt = way.timing()
             intervals = (rtt, rtt, 2 * rtt, 4 * rtt, 8 * rtt)
             self._probe(known, way, intervals, now, used=used and way is current)
-        if self._timers.due_at((known, _Alarm.HELP, None)) is None:
-            self._timers.arm((known, _Alarm.HELP, None), now + known.help_interval)
+        if self._timers.due_at((known, Alarm.HELP, None)) is None:
+            self._timers.arm((known, Alarm.HELP, None), now + known.help_interval)
 
-    def _ask_for_help(self, known: _Peer[P], now: float) -> None:
+    def _ask_for_help(self, known: PeerPaths[P], now: float) -> None:
         if not known.suspected or known.peer.waiting_since is None:
             known.peer.is_watched = False
             return
         self._events.append(Unreachable(known.peer.public_key))
-        known.help_interval = min(2 * known.help_interval, MAX_UNREACHABLE_INTERVAL)
+        known.help_interval = min(2 * known.help_interval, pace.MAX_UNREACHABLE_INTERVAL)
         self._try_all(known, now)
 
-    def _settle_later(self, known: _Peer[P], now: float) -> None:
+    def _settle_later(self, known: PeerPaths[P], now: float) -> None:
         """Another path has answered; the one in use is given what it needs to."""
         current = known.current
         asked_at = min(current.pending.values(), default=now) if current is not None else now
-        grace = GRACE_RTTS * (current.timing() if current is not None else 0.0)
+        grace = pace.GRACE_RTTS * (current.timing() if current is not None else 0.0)
         if now >= asked_at + grace:
             self._settle(known, now)
-        elif self._timers.due_at((known, _Alarm.SETTLE, None)) is None:
-            self._timers.arm((known, _Alarm.SETTLE, None), asked_at + grace)
+        elif self._timers.due_at((known, Alarm.SETTLE, None)) is None:
+            self._timers.arm((known, Alarm.SETTLE, None), asked_at + grace)
 
-    def _settle(self, known: _Peer[P], now: float) -> None:
+    def _settle(self, known: PeerPaths[P], now: float) -> None:
         """The path in use has not answered: take the best of those that have."""
         current = known.current
-        proven = [way for way in known.ways.values() if way.proven and way is not current]
+        since = known.suspected_at if known.suspected else float("-inf")
+        proven = [
+            way
+            for way in known.ways.values()
+            if way.proven and way is not current and way.answered_at >= since
+        ]
         if not proven or not (known.suspected or current is None or not current.proven):
             return
         if current is not None:
             current.proven = False
-        best = min(proven, key=lambda way: (way.relayed, way.timing()))
+        best = min(proven, key=Way.order)
         self._use(known, best, now, abrupt=True)
 
     # --- changing ----------------------------------------------------------------------------
 
     def _use(
-        self, known: _Peer[P], way: _Way[P], now: float, *, abrupt: bool, tell: bool = True
+        self, known: PeerPaths[P], way: Way[P], now: float, *, abrupt: bool, tell: bool = True
     ) -> None:
         """Send data by ``way`` from now on, and let the peer know."""
         if way.path == known.peer.endpoint:
@@ -489,16 +538,19 @@ class PathManager(Generic[P]):
             self._watch_again(known, now)
             self._events.append(PathChanged(known.peer.public_key, abrupt))
 
-    def _follow(self, known: _Peer[P], path: P, size: int, now: float, *, told: bool) -> None:
+    def _follow(self, known: PeerPaths[P], path: P, size: int, now: float, *, told: bool) -> None:
         """The peer sends by ``path``: do so as well, on trial if it has not been proven."""
         self._add(known, path)
         way, current = known.ways.get(path), known.current
         if way is None or now < way.banned_until:
             return
-        is_upgrade = current is not None and current.relayed and not way.relayed
+        old_works = current is not None and current.proven and not known.suspected
+        is_upgrade = current is not None and way.rank() < current.rank()
+        is_like = current is None or way.rank() == current.rank()
         if way.proven:
-            if told or not known.controlling or known.suspected or is_upgrade:
-                old_works = current is not None and current.proven and not known.suspected
+            # What still comes by the worse of two that work was sent before the peer had changed.
+            may_follow = not old_works or is_upgrade or (is_like and not known.controlling)
+            if told or may_follow:
                 self._end_trial(known)
                 known.peer.endpoint = path
                 known.changed_at = now
@@ -510,26 +562,33 @@ class PathManager(Generic[P]):
             known.trial_before = known.peer.endpoint
             known.on_trial = True
         known.peer.endpoint = path
+        known.peer.is_starved = False
         known.peer.budget = 3 * (PADDED_SIZE if told and size >= PADDED_SIZE else size)
         known.changed_at = now
-        trial = max(4 * way.timing(), MIN_TRIAL)
+        trial = max(4 * way.timing(), pace.MIN_TRIAL)
         self._probe(known, way, (trial / 6, trial / 3, trial / 2), now)
-        self._timers.arm((known, _Alarm.TRIAL, None), now + trial)
+        self._timers.arm((known, Alarm.TRIAL, None), now + trial)
         self._events.append(PathChanged(known.peer.public_key, abrupt=True))
 
-    def _end_trial(self, known: _Peer[P]) -> None:
+    def _feed(self, known: PeerPaths[P]) -> None:
+        """More may be sent than before: what could not be is lost like what was under way."""
+        if known.peer.is_starved:
+            known.peer.is_starved = False
+            self._events.append(PathChanged(known.peer.public_key, abrupt=True))
+
+    def _end_trial(self, known: PeerPaths[P]) -> None:
         known.on_trial = False
         known.trial_before = None
         known.peer.budget = None
-        self._timers.cancel((known, _Alarm.TRIAL, None))
+        self._timers.cancel((known, Alarm.TRIAL, None))
 
-    def _acquit_or_return(self, known: _Peer[P], now: float) -> None:
+    def _acquit_or_return(self, known: PeerPaths[P], now: float) -> None:
         """Where the peer was followed to, it has not answered: it is where it was."""
         way, before = known.current, known.trial_before
         self._end_trial(known)
         if way is None or way.proven:
             return
-        way.ban = min(max(2 * way.ban, FIRST_BAN), MAX_BAN)
+        way.ban = min(max(2 * way.ban, pace.FIRST_BAN), pace.MAX_BAN)
         way.banned_until = now + way.ban
         if before is not None:
             known.peer.endpoint = before

@@ -150,6 +150,11 @@ class NodeNegotiation(EnrolledParty):
         ]
         return (*coordinators, *self.enrolment.account_server_endpoints)
 
+    @property
+    def seen_endpoint(self) -> Endpoint | None:
+        """Where our DC saw us when we registered last; None before that."""
+        return self._registrar.seen
+
     def resolve(self, fqdn: str, now: float, *, recording: Recording | None = None) -> int:
         """Fig. 3 (1), (2): look a name up, by having a tunnel to it directed.
 

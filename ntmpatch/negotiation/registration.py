@@ -78,6 +78,8 @@ class Registrar:
         self.endpoints: tuple[Endpoint, ...] = ()
         self.own_addresses: frozenset[bytes] = frozenset()
         self.behind_nat = False
+        self.seen: Endpoint | None = None
+        """Where the DC saw us when we registered last."""
         self._backoff = Backoff(
             initial=FIRST_RETRY_INTERVAL, maximum=MAX_RETRY_INTERVAL, rng=party.rng
         )
@@ -168,6 +170,7 @@ class Registrar:
     def network_changed(self, endpoints: tuple[Endpoint, ...]) -> None:
         """Fig. 5 (2): register at once what the endpoints are now."""
         self.endpoints = endpoints
+        self.seen = None
         if self._attempt:
             self._has_moved = True
             self._party.call_off("moved")
@@ -301,7 +304,8 @@ class Registrar:
         party = self._party
         check_addresses(answer.ipv4, answer.ipv6, party.verify(location.certificate, role="dc"))
         seen = answer.seen_endpoint
-        self.behind_nat = seen is not None and seen.endpoint() not in self.endpoints
+        self.seen = seen.endpoint() if seen is not None else None
+        self.behind_nat = self.seen is not None and self.seen not in self.endpoints
         self.own_addresses = frozenset(filter(None, (answer.ipv4, answer.ipv6)))
         assigned = Assigned(party.fqdn, answer.domain, answer.ipv4, answer.ipv6, answer.interval)
         first = self._assigned is None

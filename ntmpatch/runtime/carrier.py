@@ -15,7 +15,7 @@ from ntmpatch.packet.capsulation import Capsulator
 from ntmpatch.packet.tunnel.tunnel import Established, HeardElsewhere, Waiting
 from ntmpatch.runtime.alarm import Alarm
 from ntmpatch.runtime.streams import MAX_MESSAGE_SIZE
-from ntmpatch.runtime.udp import UdpPort
+from ntmpatch.runtime.udp import ARENA_SIZE, UdpPort
 from ntmpatch.wire.control import CONTROL_BYTE
 from ntmpatch.wire.paths import PATH_BYTE
 from ntmpatch.wire.relay import FRAME_DATA, RELAY_BYTE, RELAY_HEADER_SIZE
@@ -37,6 +37,19 @@ class RelayedEndpoint(NamedTuple):
     header: bytes
 
 
+class PortedEndpoint(NamedTuple):
+    """A peer as it is reached from another port of ours than the one that is everybody's."""
+
+    port: int
+    """Number of the port, as `Carrier.open_port` gave it."""
+    remote: Endpoint
+    name: str
+    """What the port is for."""
+
+    def __str__(self) -> str:
+        return f"{self.remote} by {self.name}"
+
+
 class StreamLink(Protocol):
     """A TCP connection that carries tunnel messages (the notification service's link)."""
 
@@ -44,7 +57,7 @@ class StreamLink(Protocol):
         """Queue one tunnel message; dropped if the connection is gone."""
 
 
-Path: TypeAlias = Endpoint | RelayedEndpoint | StreamLink
+Path: TypeAlias = Endpoint | RelayedEndpoint | PortedEndpoint | StreamLink
 """Where a peer is: the endpoint of the tunnel room, which only compares it."""
 
 
@@ -81,6 +94,11 @@ class Carrier:
         self._gso = gso
         self._ports: list[UdpPort] = []
         self._by_family: dict[bool, UdpPort] = {}
+        self.interfaces: dict[bool, str] = {}
+        """By family, the interface that is used in spite of the kernel's routes."""
+        self._further: dict[int, UdpPort] = {}
+        self._next_port = 1
+        self._arena = bytearray(ARENA_SIZE)
         self._relays: set[RelayedEndpoint] = set()
         self._capsulator = Capsulator()
         self._alarm = Alarm(self.wake)
@@ -95,6 +113,8 @@ class Carrier:
     @property
     def congested(self) -> bool:
         """Whether the kernel's send buffer is full: output waits until it drains."""
+        if self._further and any(port.congested for port in self._further.values()):
+            return True
         return any(port.congested for port in self._ports)
 
     def bind(self, binds: Sequence[Endpoint]) -> None:
@@ -109,6 +129,7 @@ class Carrier:
                     on_writable=self.wake,
                     gso=self._gso,
                     drops=self.tunnel.drops,
+                    arena=self._arena,
                 )
                 for bind in binds
             )
@@ -121,11 +142,48 @@ class Carrier:
         self._ports = fresh
         self._by_family = {port.local.is_ipv6: port for port in reversed(fresh)}
 
+    def open_port(self, bind: Endpoint, name: str) -> int:
+        """Open a further port beside those of `bind`; its number. OSError if there is none."""
+        number = self._next_port
+
+        def batch(buffer: memoryview, segment_size: int, source: Endpoint) -> None:
+            self.receive(buffer, segment_size, PortedEndpoint(number, source, name))
+
+        self._further[number] = UdpPort(
+            bind,
+            on_batch=batch,
+            on_idle=self.wake,
+            on_writable=self.wake,
+            gso=self._gso,
+            drops=self.tunnel.drops,
+            arena=self._arena,
+        )
+        self._next_port += 1
+        return number
+
+    def further_port(self, number: int) -> UdpPort | None:
+        """A port that was opened so, and is not closed yet."""
+        return self._further.get(number)
+
+    def close_port(self, number: int) -> None:
+        """Close a further port."""
+        port = self._further.pop(number, None)
+        if port is not None:
+            port.close()
+
+    def use_interface(self, index: int, name: str, *, is_ipv6: bool) -> None:
+        """Send what is for the ports of `bind` by that interface; 0: as the routes say."""
+        port = self._by_family.get(is_ipv6)
+        if port is not None:
+            port.use_interface(index)
+        self.interfaces[is_ipv6] = name if index else ""
+
     def announce(self) -> None:
-        """Send every peer a keep-alive, so that it learns our new address (roaming)."""
+        """Send every peer that follows what it hears a keep-alive: so it learns our new address."""
         now = time.monotonic()
         for peer in list(self.tunnel.peers.values()):
-            peer.keepalive(now)
+            if peer.roams:
+                peer.keepalive(now)
         self.wake()
 
     def relay_through(self, relayed: RelayedEndpoint) -> None:
@@ -140,10 +198,11 @@ class Carrier:
         """Close the ports; nothing is sent or received any more."""
         self._closed = True
         self._alarm.close()
-        for port in self._ports:
+        for port in (*self._ports, *self._further.values()):
             port.close()
         self._ports = []
         self._by_family = {}
+        self._further = {}
 
     def receive(self, buffer: memoryview, segment_size: int, path: Path) -> None:
         """Open tunnel messages that came by ``path``; output waits for ``wake``."""
@@ -201,6 +260,7 @@ class Carrier:
         size = len(segment.payload) + segment.packet_count * len(segment.header)
         if size > peer.budget:
             self.tunnel.drops.drop(Drop.PATH_UNPROVEN, segment.packet_count)
+            peer.is_starved = True
             return False
         peer.budget -= size
         return True
@@ -231,17 +291,22 @@ class Carrier:
                 due_at = paths.poll_timeout()
                 if due_at is not None and due_at <= now:
                     paths.handle_timeout(now)
+            # What lets a peer follow us goes before the data that it is to follow by.
+            self._transmit_all()
             wanted_at = self._before_wait(now)
             self._drain_events(now)
-            while (transmit := tunnel.poll_transmit()) is not None:
-                path, message = transmit
-                self._transmit_one(path, message)
+            self._transmit_all()
         finally:
             self._flushing = False
         self._alarm.ask(wanted_at)
         self._alarm.ask(tunnel.poll_timeout())
         if paths is not None:
             self._alarm.ask(paths.poll_timeout())
+
+    def _transmit_all(self) -> None:
+        poll_transmit = self.tunnel.poll_transmit
+        while (transmit := poll_transmit()) is not None:
+            self._transmit_one(*transmit)
 
     def _drain_events(self, now: float) -> None:
         paths = self._paths
@@ -282,6 +347,9 @@ class Carrier:
             return self.forward(batch, size, path)
         if isinstance(path, RelayedEndpoint):
             return self.forward(batch, size, path.relay)
+        if isinstance(path, PortedEndpoint):
+            port = self._further.get(path.port)
+            return port is None or port.send(batch, size, path.remote)
         if size > MAX_MESSAGE_SIZE:
             self.tunnel.drops.drop(Drop.TUNNEL_TOO_BIG, -(-len(batch) // size))
             return False
@@ -294,5 +362,9 @@ class Carrier:
             self.forward(message, len(message), path)
         elif isinstance(path, RelayedEndpoint):
             self.send_datagram(path.header + message, path.relay)
+        elif isinstance(path, PortedEndpoint):
+            port = self._further.get(path.port)
+            if port is not None:
+                port.send(message, len(message), path.remote)
         else:
             path.send(message)

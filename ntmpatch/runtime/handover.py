@@ -34,9 +34,12 @@ class Handover:
         policy: InterfacePolicy,
         on_change: Callable[[Change], None],
         drops: DropCounter | None = None,
+        on_first: Callable[[Picture], None] = lambda _picture: None,
     ) -> None:
+        """``on_first(picture)``: what there is to begin with."""
         self._networks = Networks(policy)
         self._on_change = on_change
+        self._on_first = on_first
         self._drops = drops
         self._alarm: Alarm | None = None
         self._monitor: NetlinkMonitor | None = None
@@ -91,7 +94,10 @@ class Handover:
         return tuple(dict.fromkeys([*preferred, *known]))[:MAX_ENDPOINTS]
 
     def _all(self, dump: list[News]) -> None:
+        is_first = self._networks.picture is None
         self._networks.replace(dump, time.monotonic())
+        if is_first:
+            self._on_first(self.picture)
         self._ask()
 
     def _news(self, news: News) -> None:

@@ -98,7 +98,11 @@ class NodeLink:
             None,
         )
         self._stream = connect_stream(
-            remote, on_message=self._message, on_closed=self._broken, source=source
+            remote,
+            on_message=self._message,
+            on_closed=self._broken,
+            source=source,
+            interface=station.carrier.interfaces.get(remote.is_ipv6, ""),
         )
         if self._stream is None:
             self._retry()

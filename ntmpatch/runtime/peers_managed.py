@@ -14,11 +14,13 @@ import gevent
 import gevent.event
 
 from ntmpatch.base.addresses import Endpoint, in_domain
-from ntmpatch.handover.paths import PathChanged, PathManager
+from ntmpatch.handover.paths import PathManager
+from ntmpatch.handover.ways import PathChanged
 from ntmpatch.negotiation.node import NameUnknown, NodeNegotiation
 from ntmpatch.packet.tunnel.tunnel import EndpointChanged, Established, Expired
-from ntmpatch.runtime.carrier import RelayedEndpoint
+from ntmpatch.runtime.alarm import Alarm
 from ntmpatch.runtime.door import NameLookupError
+from ntmpatch.runtime.ends import NodeEnds
 from ntmpatch.runtime.handover import Handover, ends_connection
 from ntmpatch.runtime.interfaces import concrete
 from ntmpatch.runtime.packets import PacketSide, Route
@@ -38,11 +40,12 @@ from ntmpatch.signalling.effects import (
     Unresolved,
 )
 from ntmpatch.wire import local
+from ntmpatch.wire.paths import Candidate, CandidateKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ntmpatch.handover.networks import Change
+    from ntmpatch.handover.networks import Change, Picture
     from ntmpatch.packet.tunnel.tunnel import Tunnel, TunnelEvent
     from ntmpatch.runtime.carrier import Carrier, Path
     from ntmpatch.runtime.settings import NodeSettings
@@ -52,6 +55,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ntmpatch.node")
 
+DOUBT = 0.7
+"""Seconds without a word of the coordinator, which was asked, until another network is tried."""
 LEAVE_TIMEOUT = 1.0
 """Seconds for the goodbye, beyond what negotiation gives it."""
 
@@ -81,6 +86,11 @@ class ManagedPeers:
         self._left = gevent.event.Event()
         self._lookups: dict[int, gevent.event.AsyncResult[Resolved]] = {}
         self._names: dict[bytes, str] = {}
+        self._ends = NodeEnds()
+        self._seen_endpoint: Endpoint | None = None
+        self._doubt = Alarm(self._turn_if_silent)
+        self._heard_of_server: int | None = None
+        """Bytes from the coordinator when the preferred network came into doubt."""
         self._station = Station(
             settings.private_key,
             self._make_negotiation,
@@ -95,8 +105,11 @@ class ManagedPeers:
             gso=settings.offload,
         )
         self.carrier: Carrier = self._station.carrier
+        self._ends.use(self.carrier)
         self._steps = SetUpSteps(self._station, self._negotiation, packets)
-        self._handover = Handover(settings.interfaces, self._moved, packets.drops)
+        self._handover = Handover(
+            settings.interfaces, self._moved, packets.drops, on_first=self._see
+        )
 
     def _make_negotiation(self, public_key: bytes) -> NodeNegotiation:
         settings = self._settings
@@ -119,9 +132,12 @@ class ManagedPeers:
     def _make_paths(self, tunnel: Tunnel[Path]) -> PathManager[Path]:
         self._paths: PathManager[Path] = PathManager(
             tunnel.public_key,
-            is_relayed=lambda path: isinstance(path, RelayedEndpoint),
+            ends=self._ends.ends,
             entropy=os.urandom,
             drops=self._packets.drops,
+            keeps_warm=self._settings.keeps_warm,
+            open_ports=self._ends.open_ports,
+            close_ports=self._ends.close_ports,
         )
         return self._paths
 
@@ -129,8 +145,13 @@ class ManagedPeers:
         while (event := self._paths.poll_event()) is not None:
             if isinstance(event, PathChanged):
                 self._packets.path_changed(event.public_key, now, abrupt=event.abrupt)
+                self._follow_network(event.public_key)
             else:
                 self._negotiation.unreachable(event.public_key, now)
+                self._doubt_network(now)
+        if self._negotiation.seen_endpoint != self._seen_endpoint:
+            self._seen_endpoint = self._negotiation.seen_endpoint
+            self._paths.reachable_at(self._candidates(), now)
         return self._packets.flush(now)
 
     def _is_in_use(self, public_key: bytes) -> bool:
@@ -150,6 +171,7 @@ class ManagedPeers:
     def close(self) -> None:
         """Leave the DC and close."""
         self._handover.close()
+        self._doubt.close()
         self._negotiation.leave(time.monotonic())
         self.carrier.wake()
         self._left.wait(timeout=LEAVE_TIMEOUT)
@@ -251,18 +273,77 @@ class ManagedPeers:
         self._station.rebind(binds)
         self._tell_negotiation()
 
+    def _see(self, picture: Picture) -> None:
+        """What the networks are to begin with."""
+        self._ends.update(picture)
+        self._paths.ends_changed(time.monotonic())
+
     def _moved(self, change: Change) -> None:
-        """The same, as the kernel says."""
+        """The same, as the kernel says. Nothing has moved where another network came or went."""
         self._station.trace("5.1", message="change of local addresses")
-        self._station.moved(lambda local: ends_connection(change, local))
-        self._tell_negotiation()
+        is_move = self._ends.update(change.new) or change.interrupted
+        now = time.monotonic()
+        if is_move:
+            self._leave_network(lambda local: ends_connection(change, local))
+        else:
+            self._paths.ends_changed(now)
+            self._paths.reachable_at(self._candidates(), now)
+        self._paths.closed(lambda path: not self._ends.is_open(path), now)
         self.carrier.wake()
 
-    def _tell_negotiation(self) -> None:
+    def _leave_network(self, is_dead: Callable[[Endpoint | None], bool]) -> None:
+        """What goes from everybody's ports goes by another network from now on."""
+        stale = [
+            key
+            for key, peer in self.carrier.tunnel.peers.items()
+            if peer.endpoint is None or self._ends.is_preferred(peer.endpoint)
+        ]
+        self._station.moved(is_dead, self._ends.candidates(()), self._ends.is_preferred)
+        self._tell_negotiation(stale)
+
+    def _follow_network(self, public_key: bytes) -> None:
+        """A path by another network is better than what the preferred one has: so may all be."""
+        peer = self.carrier.tunnel.peers.get(public_key)
+        index = self._ends.interface_of(peer.endpoint if peer is not None else None)
+        if index is not None:
+            self._turn_to(index)
+
+    def _doubt_network(self, now: float) -> None:
+        """Somebody cannot be reached: is it they, or our network? The coordinator is asked now."""
+        if self._heard_of_server is None and self._ends.other_interface() is not None:
+            self._heard_of_server = self._server_bytes()
+            self._doubt.ask(now + DOUBT)
+
+    def _turn_if_silent(self) -> None:
+        heard, self._heard_of_server = self._heard_of_server, None
+        index = self._ends.other_interface()
+        if heard == self._server_bytes() and index is not None:
+            self._turn_to(index)
+
+    def _server_bytes(self) -> int:
+        return sum(
+            peer.rx_bytes
+            for key, peer in self.carrier.tunnel.peers.items()
+            if (contact := self._station.contact(key)) is None or contact.role != "node"
+        )
+
+    def _turn_to(self, index: int) -> None:
+        if self._ends.turn_to(index):
+            log.info("sending by another network, as the preferred one is silent")
+            self._station.trace("5.1", message="another network is used")
+            self._leave_network(lambda _local: True)
+
+    def _candidates(self) -> list[Candidate]:
+        seen = self._seen_endpoint
+        mapped = [] if seen is None else [Candidate(CandidateKind.MAPPED, seen)]
+        return self._ends.candidates(mapped)
+
+    def _tell_negotiation(self, stale: list[bytes] | None = None) -> None:
+        """Fig. 5 (2); ``stale``: peers whose path begins elsewhere now, if not all."""
         now = time.monotonic()
         self._station.trace("5.2", message="change told to negotiation")
         self._negotiation.network_changed(self._local_endpoints(), now)
-        for public_key in list(self.carrier.tunnel.peers):
+        for public_key in list(self.carrier.tunnel.peers) if stale is None else stale:
             self._packets.path_changed(public_key, now)
 
     def wake(self, payload: bytes) -> None:
@@ -277,7 +358,7 @@ class ManagedPeers:
             {
                 "name": self._names.get(key, key[:8].hex()),
                 **describe_peer(peer, now),
-                "paths": self._paths.describe(key),
+                "paths": known.describe() if (known := self._paths.of(key)) is not None else [],
             }
             for key, peer in self.carrier.tunnel.peers.items()
         ]

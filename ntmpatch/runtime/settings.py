@@ -73,6 +73,8 @@ class NodeSettings:
     push_token: str = ""
     heartbeat_interval: float = 45.0
     interfaces: InterfacePolicy = EVERY_INTERFACE
+    keeps_warm: bool = False
+    """Whether paths by other networks than the preferred one are proven beforehand."""
 
     @property
     def has_identity(self) -> bool:
@@ -144,6 +146,7 @@ def load_settings(
         push_token=node.push_token,
         heartbeat_interval=node.heartbeat,
         interfaces=InterfacePolicy(node.interfaces, node.metered),
+        keeps_warm=node.multipath == "standby",
     )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import gevent
 
 from ntmpatch.packet.tunnel.tunnel import Admitted, EndpointChanged, Established, Tunnel
-from ntmpatch.runtime.carrier import Carrier, Path, RelayedEndpoint
+from ntmpatch.runtime.carrier import Carrier, Path, PortedEndpoint, RelayedEndpoint
 from ntmpatch.runtime.interfaces import is_routable
 from ntmpatch.runtime.jobs import Jobs
 from ntmpatch.runtime.keylog import key_log
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from ntmpatch.runtime.jobs import Outcome
     from ntmpatch.runtime.trace import TraceWriter
     from ntmpatch.signalling.party import Party
+    from ntmpatch.wire.paths import Candidate
 
 log = logging.getLogger("ntmpatch.station")
 
@@ -142,25 +143,31 @@ class Station:
         self.carrier.bind(binds)
         for binding in self._relays.values():
             binding.refresh()
-        for link in self._links.values():
-            link.reconnect()
-        self.carrier.announce()
         if self.paths is not None:
             self.paths.network_changed(time.monotonic())
+        self.carrier.announce()
+        for link in self._links.values():
+            link.reconnect()
 
-    def moved(self, is_dead: Callable[[Endpoint | None], bool]) -> None:
+    def moved(
+        self,
+        is_dead: Callable[[Endpoint | None], bool],
+        own: Sequence[Candidate] = (),
+        is_stale: Callable[[Path], bool] = lambda _path: True,
+    ) -> None:
         """Our addresses are others, the ports the same: every peer is told at once.
 
-        ``is_dead(local)`` says which connections, by their own end, are to be made anew.
+        ``is_dead(local)`` says which connections, by their own end, are to be made anew; ``own``
+        where peers may find us now; ``is_stale`` which paths begin elsewhere than before.
         """
         for binding in self._relays.values():
             binding.refresh()
+        if self.paths is not None:
+            self.paths.network_changed(time.monotonic(), own, is_stale)
+        self.carrier.announce()
         for link in self._links.values():
             if is_dead(link.local()):
                 link.reconnect()
-        self.carrier.announce()
-        if self.paths is not None:
-            self.paths.network_changed(time.monotonic())
 
     def trace(self, step: str, receiver: str = "", message: str = "") -> None:
         """Note a step of the paper that is no control message."""
@@ -174,6 +181,8 @@ class Station:
             source = path.remote()
         elif isinstance(path, RelayedEndpoint):
             source = None
+        elif isinstance(path, PortedEndpoint):
+            source = path.remote
         else:
             source = path  # type: ignore[assignment]  # what is left of the union
         self.party.receive(peer.public_key, bytes(payload), now, source)
@@ -288,7 +297,8 @@ class Station:
         if self.paths is not None and watched:
             direct = self.reachable(contact.endpoints)
             ways = [path, *direct] if path is not None else direct
-            self.paths.watch(peer, list(dict.fromkeys(ways)), time.monotonic())
+            unique = list(dict.fromkeys(ways))
+            self.paths.watch(peer, unique, time.monotonic(), contact.endpoints)
         if contact.connection:
             link = self._links.get(contact.public_key)
             if link is None or link.endpoints != contact.endpoints:

@@ -270,10 +270,13 @@ def connect_stream(
     on_message: Callable[[TunnelStream, memoryview], None],
     on_closed: Callable[[TunnelStream], None],
     source: Endpoint | None = None,
+    interface: str = "",
 ) -> TunnelStream | None:
-    """Begin to connect to ``remote``; None if that fails at once."""
+    """Begin to connect to ``remote``, by ``interface`` if one is named; None if that fails."""
     sock = _tcp_socket(remote)
     try:
+        if interface:
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_BINDTODEVICE, interface.encode())
         if source is not None:
             sock.bind((source.host, 0))
         code = sock.connect_ex((remote.host, remote.port))

@@ -30,6 +30,8 @@ IPV6_MTU_DISCOVER = 23
 PMTUDISC_DONT = 0
 PMTUDISC_PROBE = 3
 IPV6_DONTFRAG = 62
+IP_UNICAST_IF = 50
+IPV6_UNICAST_IF = 76
 
 WHOLE_ABOVE = 1320
 """Larger datagrams are never fragmented: the loss of one tells path MTU discovery. Smaller ones
@@ -48,6 +50,7 @@ MAX_SEGMENTS = 64
 MAX_BATCH_SIZE = 65507
 """The largest UDP payload over IPv4, and so the largest batch in one call."""
 
+ARENA_SIZE = 65536
 MAX_QUEUED = 256
 """Batches kept while the socket's send buffer is full; then the newest is refused."""
 
@@ -71,7 +74,9 @@ class UdpPort:
         on_writable: Callable[[], None],
         gso: bool = True,
         drops: DropCounter | None = None,
+        arena: bytearray | None = None,
     ) -> None:
+        """``arena``: 64 KB that ports of one hub may share: a batch is dealt with when read."""
         family = _socket.AF_INET6 if bind.is_ipv6 else _socket.AF_INET
         self._socket = _socket.socket(family, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC, 0)
         try:
@@ -92,7 +97,7 @@ class UdpPort:
         self._on_batch = on_batch
         self._on_idle = on_idle
         self._on_writable = on_writable
-        self._arena = bytearray(65536)
+        self._arena = bytearray(ARENA_SIZE) if arena is None else arena
         self._view = memoryview(self._arena)
         self._queue: deque[tuple[bytes, int, Endpoint]] = deque()
         loop: Any = gevent.get_hub().loop
@@ -115,6 +120,22 @@ class UdpPort:
         self._queue.clear()
         disown(self._socket)
         self._socket.close()
+
+    def use_interface(self, index: int) -> bool:
+        """Send by the interface of that index; 0: as the kernel's routes say.
+
+        No privilege is needed, and what arrives elsewhere is still taken. False if it is gone.
+        """
+        level, option = (
+            (_socket.IPPROTO_IPV6, IPV6_UNICAST_IF)
+            if self.local.is_ipv6
+            else (_socket.IPPROTO_IP, IP_UNICAST_IF)
+        )
+        try:
+            self._socket.setsockopt(level, option, struct.pack("!I", index))
+        except OSError:
+            return False
+        return True
 
     def send(self, batch: memoryview | bytes, segment_size: int, destination: Endpoint) -> bool:
         """Send ``batch`` as datagrams of ``segment_size`` bytes, the last one perhaps shorter.

@@ -5,57 +5,10 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from path_net import RELAY, Nat, Node, PathNet, Relayed
+from path_net import INTERVAL, RELAY, Echo, Nat, Node, PathNet, Relayed, pair
 
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.wire.paths import PADDED_SIZE
-
-INTERVAL = 0.01
-
-
-class Echo:
-    """A sends a message every 10 ms, and B answers each at once."""
-
-    def __init__(self, net: PathNet, a: Node, b: Node) -> None:
-        self.net, self.a, self.b = net, a, b
-        self.sent_at: dict[int, float] = {}
-        self.echoed_at: dict[int, float] = {}
-        self.on = True
-        net.on_message = self._message
-        self._tick(0)
-
-    def _tick(self, number: int) -> None:
-        if self.on:
-            self.sent_at[number] = self.net.now
-            self.a.send(self.b, number)
-            self.net.at(self.net.now + INTERVAL, lambda: self._tick(number + 1))
-
-    def _message(self, node: Node, number: int) -> None:
-        if node is self.b:
-            self.b.send(self.a, number)
-        else:
-            self.echoed_at.setdefault(number, self.net.now)
-
-    def gap_after(self, moved_at: float) -> float:
-        """From then to the first echo of a message sent afterwards."""
-        return min(
-            echoed_at - moved_at
-            for number, echoed_at in self.echoed_at.items()
-            if self.sent_at[number] >= moved_at
-        )
-
-
-def pair(
-    net: PathNet, nat_a: Nat | None = None, nat_b: Nat | None = None, *, relayed: bool
-) -> tuple[Node, Node]:
-    """Two nodes that were directed to each other, and have had a second to settle."""
-    a = net.node("a", "10.0.1.2" if nat_a else "198.51.100.1", nat_a)
-    b = net.node("b", "10.0.2.2" if nat_b else "198.51.100.2", nat_b)
-    relay = [Relayed(RELAY)] if relayed else []
-    net.run(0.1)
-    a.meet(b, [*relay, b.seen], initiate=True)
-    b.meet(a, [*relay, a.seen], initiate=False)
-    return a, b
 
 
 def current(node: Node, other: Node) -> object:

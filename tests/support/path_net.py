@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.base.drops import DropCounter
-from ntmpatch.handover.paths import PathChanged, PathManager, Unreachable
+from ntmpatch.handover.paths import PathManager
+from ntmpatch.handover.ways import Ends, PathChanged, Unreachable
 from ntmpatch.packet.tunnel.tunnel import Established, HeardElsewhere, Tunnel, Waiting
 from ntmpatch.wire.paths import PATH_BYTE
 from ntmpatch.wire.wireguard import MIN_DATA_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Sequence
 
 RELAY = Endpoint("203.0.113.9", 3473)
 APPLICATION_BYTE = 0x45
 EPOCH = 1_800_000_000.0
+INTERVAL = 0.01
+"""Seconds between the messages of `Echo`."""
 
 
 class Relayed(NamedTuple):
@@ -32,7 +35,14 @@ class Relayed(NamedTuple):
     relay: Endpoint
 
 
-Path: TypeAlias = Endpoint | Relayed
+class Through(NamedTuple):
+    """By another end than the preferred one."""
+
+    end: str
+    remote: Endpoint
+
+
+Path: TypeAlias = Endpoint | Relayed | Through
 
 
 @dataclass(eq=False)
@@ -47,12 +57,16 @@ class Nat:
     ports: dict[tuple[Endpoint, Endpoint | None], int] = field(default_factory=dict)
     inside: dict[int, Endpoint] = field(default_factory=dict)
     used: dict[tuple[int, str], float] = field(default_factory=dict)
+    at_random: bool = False
+    """Ports are drawn from all there are, not counted up."""
     next_port: int = 40000
 
     def out(self, source: Endpoint, destination: Endpoint, now: float) -> Endpoint:
         key = (source, destination if self.hard else None)
         if key not in self.ports:
             self.next_port += 7
+            if self.at_random:
+                self.next_port = random.Random(f"{source} {destination}").randint(1024, 65535)
             self.ports[key] = self.next_port
             self.inside[self.next_port] = source
         port = self.ports[key]
@@ -76,12 +90,17 @@ class Nat:
 class Node:
     """One end."""
 
-    def __init__(self, net: PathNet, name: str, endpoint: Endpoint, nat: Nat | None) -> None:
+    def __init__(
+        self, net: PathNet, name: str, endpoint: Endpoint, nat: Nat | None, *, keeps_warm: bool
+    ) -> None:
         rng = random.Random(net.rng.random())
         self.net = net
         self.name = name
         self.endpoint = endpoint
         self.nat = nat
+        self.ends: dict[str, tuple[Endpoint, Nat | None]] = {}
+        """Other ends, by name."""
+        self.costs: dict[str, int] = {}
         self.tunnel: Tunnel[Path] = Tunnel(
             rng.randbytes(32),
             now=net.now,
@@ -92,7 +111,15 @@ class Node:
         self.drops = DropCounter()
         self.paths: PathManager[Path] = PathManager(
             self.tunnel.public_key,
-            is_relayed=lambda path: isinstance(path, Relayed),
+            ends=Ends(
+                is_relayed=lambda path: isinstance(path, Relayed),
+                paths_to=self._paths_to,
+                remote=_remote,
+                cost=lambda path: self.costs.get(path.end, 1) if isinstance(path, Through) else 0,
+            ),
+            keeps_warm=keeps_warm,
+            open_ports=self._open_ports,
+            close_ports=self._close_ports,
             entropy=rng.randbytes,
             drops=self.drops,
         )
@@ -103,6 +130,29 @@ class Node:
         self.sent_to: dict[Endpoint, int] = {}
         """Bytes by destination, as the network sees them."""
 
+    def _paths_to(self, endpoint: Endpoint) -> list[Path]:
+        others = [name for name in self.ends if not name.startswith("port")]
+        return [endpoint, *(Through(name, endpoint) for name in others)]
+
+    def _open_ports(self, endpoint: Endpoint, count: int) -> list[Path]:
+        opened: list[Path] = []
+        for _ in range(count):
+            name = f"port {next(self.net.counter)}"
+            self.costs[name] = 0
+            self.ends[name] = Endpoint(self.endpoint.host, 10_000 + len(self.ends)), self.nat
+            opened.append(Through(name, endpoint))
+        return opened
+
+    def _close_ports(self, paths: Collection[Path]) -> None:
+        for path in paths:
+            assert isinstance(path, Through)
+            del self.ends[path.end]
+
+    def all_ends(self) -> list[tuple[str, Endpoint, Nat | None]]:
+        """Where datagrams leave and arrive; the preferred end has no name."""
+        others = [(name, *end) for name, end in self.ends.items()]
+        return [("", self.endpoint, self.nat), *others]
+
     @property
     def seen(self) -> Endpoint:
         """Where others would send to, having seen us talk to the relay."""
@@ -110,9 +160,16 @@ class Node:
             self.endpoint if self.nat is None else self.nat.out(self.endpoint, RELAY, self.net.now)
         )
 
-    def meet(self, other: Node, paths: list[Path], *, initiate: bool) -> None:
+    def meet(
+        self,
+        other: Node,
+        paths: list[Path],
+        *,
+        initiate: bool,
+        endpoints: Sequence[Endpoint] = (),
+    ) -> None:
         peer = self.tunnel.add_peer(other.tunnel.public_key, first_retries=(0.1, 0.2, 0.4, 0.8))
-        self.paths.watch(peer, paths, self.net.now)
+        self.paths.watch(peer, paths, self.net.now, endpoints)
         if initiate:
             peer.initiate(self.net.now)
 
@@ -130,7 +187,8 @@ class Node:
         return self.tunnel.peers[other.tunnel.public_key].endpoint
 
     def rtt_to(self, other: Node) -> list[dict[str, object]]:
-        return self.paths.describe(other.tunnel.public_key)
+        known = self.paths.of(other.tunnel.public_key)
+        return known.describe() if known is not None else []
 
     def receive(self, source: Path, data: bytes) -> None:
         now = self.net.now
@@ -187,12 +245,16 @@ class PathNet:
         self.bound: dict[int, Endpoint] = {}
         self.relay_is_up = True
         self.blocked: Callable[[Endpoint, Endpoint], bool] = lambda _source, _destination: False
+        self.shorter: Callable[[Endpoint, Endpoint], bool] = lambda _source, _destination: False
+        """What takes a fifth of the delay."""
         self.on_message: Callable[[Node, int], None] = lambda _node, _number: None
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
-        self._counter = itertools.count()
+        self.counter = itertools.count()
 
-    def node(self, name: str, host: str, nat: Nat | None = None) -> Node:
-        node = Node(self, name, Endpoint(host, 5000), nat)
+    def node(
+        self, name: str, host: str, nat: Nat | None = None, *, keeps_warm: bool = False
+    ) -> Node:
+        node = Node(self, name, Endpoint(host, 5000), nat, keeps_warm=keeps_warm)
         self.nodes.append(node)
         self.bind(node)
         return node
@@ -206,7 +268,7 @@ class PathNet:
         self.at(self.now + self.delay, lambda: self.bound.__setitem__(index, source))
 
     def at(self, due_at: float, action: Callable[[], None]) -> None:
-        heapq.heappush(self._queue, (due_at, next(self._counter), action))
+        heapq.heappush(self._queue, (due_at, next(self.counter), action))
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         end = self.now + seconds
@@ -235,11 +297,16 @@ class PathNet:
 
     def transmit(self, node: Node, path: Path, data: bytes) -> None:
         index = self.nodes.index(node)
-        destination = path.relay if isinstance(path, Relayed) else path
+        source, nat = node.endpoint, node.nat
+        if isinstance(path, Through):
+            if path.end not in node.ends:
+                return
+            source, nat = node.ends[path.end]
+        destination = path if isinstance(path, Endpoint) else path[-1]
+        assert isinstance(destination, Endpoint)
         node.sent_to[destination] = node.sent_to.get(destination, 0) + len(data)
-        source = node.endpoint
-        if node.nat is not None:
-            source = node.nat.out(source, destination, self.now)
+        if nat is not None:
+            source = nat.out(source, destination, self.now)
         if self.loss and self.rng.random() < self.loss:
             return
         if isinstance(path, Relayed):
@@ -260,14 +327,73 @@ class PathNet:
     def inject(self, source: Endpoint, destination: Endpoint, data: bytes) -> None:
         """Let a datagram arrive that shows these addresses."""
         if not self.blocked(source, destination):
-            self.at(self.now + self.delay, lambda: self._arrive(source, destination, data, source))
+            delay = self.delay / 5 if self.shorter(source, destination) else self.delay
+            self.at(self.now + delay, lambda: self._arrive(source, destination, data, source))
 
     def _arrive(self, source: Endpoint, destination: Endpoint, data: bytes, path: Path) -> None:
         for node in self.nodes:
-            inside: Endpoint | None = destination
-            if node.nat is not None:
-                if destination.host != node.nat.host:
-                    continue
-                inside = node.nat.into(source, destination.port, self.now)
-            if inside == node.endpoint:
-                node.receive(path, data)
+            for end, endpoint, nat in node.all_ends():
+                inside: Endpoint | None = destination
+                if nat is not None:
+                    if destination.host != nat.host:
+                        continue
+                    inside = nat.into(source, destination.port, self.now)
+                if inside == endpoint:
+                    node.receive(Through(end, source) if end else path, data)
+                    return
+
+
+def _remote(path: Path) -> Endpoint | None:
+    if isinstance(path, Relayed):
+        return None
+    return path if isinstance(path, Endpoint) else path.remote
+
+
+class Echo:
+    """A sends a message every 10 ms, and B answers each at once."""
+
+    def __init__(self, net: PathNet, a: Node, b: Node) -> None:
+        self.net, self.a, self.b = net, a, b
+        self.sent_at: dict[int, float] = {}
+        self.echoed_at: dict[int, float] = {}
+        self.on = True
+        net.on_message = self._message
+        self._tick(0)
+
+    def _tick(self, number: int) -> None:
+        if self.on:
+            self.sent_at[number] = self.net.now
+            self.a.send(self.b, number)
+            self.net.at(self.net.now + INTERVAL, lambda: self._tick(number + 1))
+
+    def _message(self, node: Node, number: int) -> None:
+        if node is self.b:
+            self.b.send(self.a, number)
+        else:
+            self.echoed_at.setdefault(number, self.net.now)
+
+    def gap_after(self, moved_at: float) -> float:
+        """From then to the first echo of a message sent afterwards."""
+        return min(
+            echoed_at - moved_at
+            for number, echoed_at in self.echoed_at.items()
+            if self.sent_at[number] >= moved_at
+        )
+
+
+def pair(
+    net: PathNet,
+    nat_a: Nat | None = None,
+    nat_b: Nat | None = None,
+    *,
+    relayed: bool,
+    told: bool = True,
+) -> tuple[Node, Node]:
+    """Two nodes that were directed to each other; ``told``: with the endpoints of each."""
+    a = net.node("a", "10.0.1.2" if nat_a else "198.51.100.1", nat_a)
+    b = net.node("b", "10.0.2.2" if nat_b else "198.51.100.2", nat_b)
+    relay = [Relayed(RELAY)] if relayed else []
+    net.run(0.1)
+    a.meet(b, [*relay, b.seen] if told else [*relay], initiate=True)
+    b.meet(a, [*relay, a.seen] if told else [*relay], initiate=False)
+    return a, b

@@ -79,6 +79,7 @@ class Peer(Generic[E]):
         "endpoint",
         "first_retries",
         "heard_session",
+        "is_starved",
         "is_watched",
         "last_handshake_at",
         "last_initiation",
@@ -117,6 +118,8 @@ class Peer(Generic[E]):
         """Whether somebody looks at ``waiting_since`` in time; if not, Waiting asks for it."""
         self.budget: int | None = None
         """Bytes that may be sent to an endpoint that has not been proven; None: no matter."""
+        self.is_starved = False
+        """Whether something was not sent for want of ``budget``."""
         self.first_retries = tuple(first_retries)
         self.cookies = CookieHolder(public_key, lifetime=tunnel.times.cookie_lifetime)
         self.current: Session | None = None

@@ -1,0 +1,23 @@
+"""How soon paths are challenged, suspected, and left; all in seconds or in round trips."""
+
+from __future__ import annotations
+
+PUNCH_INTERVALS = (0.1, 0.2, 0.4, 0.8, 1.6)
+"""Seconds between challenges of a path that has never answered. Both ends have been told of each
+other within a second; the NATs of both have to have seen something leave."""
+SUSPECT_RTTS = 2.5
+"""Round trips without an answer to data after which a path is suspected."""
+MAX_PATIENCE = 1.0
+"""Seconds; where the far end has nothing to say, suspicion was wrong, and comes later next time."""
+GRACE_RTTS = 1.25
+"""Round trips that the path in use has to answer before another one that answered is taken."""
+MAX_UNREACHABLE_INTERVAL = 8.0
+MIN_TRIAL = 0.3
+"""Seconds that a peer has to prove where it was followed to, at least."""
+FIRST_BAN = 5.0
+MAX_BAN = 300.0
+"""Seconds in which a place that was not proven is not followed to; doubled each time."""
+LOOK_AROUND_INTERVAL = 10.0
+"""Seconds between looks for something better, and at what is kept warm, while there is traffic."""
+LOOK_INTERVALS = (0.5, 0.5)
+"""Seconds between challenges of such a look."""

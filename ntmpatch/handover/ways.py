@@ -1,0 +1,168 @@
+"""What is known of the paths to one peer: how each does, and which of two is the better one."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ntmpatch.base.addresses import Endpoint
+    from ntmpatch.handover.candidates import Exchange
+    from ntmpatch.handover.guessing import Guess
+    from ntmpatch.packet.tunnel.peer import Peer
+
+P = TypeVar("P")
+
+DEFAULT_RTT = 0.1
+"""Seconds, of a path that was never measured."""
+MIN_RTT = 0.02
+MAX_RTT = 0.5
+"""Bounds of what probes are timed by: a smaller one would only burden the machine."""
+UNREACHABLE_AFTER = 0.8
+"""Seconds of vain probes of all paths until Unreachable is told, the first time."""
+DWELL_TIME = 5.0
+"""Seconds between two changes for the sake of a shorter round trip, or of what a path costs."""
+BETTER_SHARE = 0.75
+BETTER_BY = 0.005
+"""Hysteresis: a path of the same kind has to be that much faster than the one in use."""
+MAX_REMOTES = 12
+"""Endpoints of one peer that are kept in mind."""
+COST_METERED = 2
+"""Of a path over a network that is paid by the byte: everything else is better."""
+
+
+class PathChanged(NamedTuple):
+    """Data goes another way. ``abrupt``: what was under way on the old one is taken for lost."""
+
+    public_key: bytes
+    abrupt: bool
+
+
+class Unreachable(NamedTuple):
+    """No path to the peer answers, and something is to be sent to it."""
+
+    public_key: bytes
+
+
+class Alarm(enum.Enum):
+    """What is waited for, of a peer or of one of its paths."""
+
+    PROBE = 1
+    WATCH = 2
+    SETTLE = 3
+    TRIAL = 4
+    HELP = 5
+    LOOK_AROUND = 6
+    CANDIDATES = 7
+    GUESS = 8
+
+
+class Ends(NamedTuple, Generic[P]):
+    """What paths are to whom they are opaque; ``P`` is compared, and nothing else."""
+
+    is_relayed: Callable[[P], bool]
+    paths_to: Callable[[Endpoint], Sequence[P]]
+    """Every way to an endpoint, by each end that we have; the one that is preferred is first."""
+    remote: Callable[[P], Endpoint | None]
+    """Where a direct path leads to; None for one through a relay."""
+    cost: Callable[[P], int]
+    """0: the preferred network, 1: another one, 2: one that is metered."""
+
+
+@dataclass(slots=True, eq=False)
+class Way(Generic[P]):
+    """A path of one peer, as far as it is known."""
+
+    path: P
+    relayed: bool
+    cost: int = 0
+    proven: bool = False
+    rtt: float | None = None
+    answered_at: float = float("-inf")
+    pending: dict[bytes, float] = field(default_factory=dict)
+    """Challenges on their way, and when they were sent."""
+    intervals: Sequence[float] = ()
+    attempt: int = 0
+    ban: float = 0.0
+    banned_until: float = float("-inf")
+
+    def timing(self) -> float:
+        """The round trip to count with."""
+        return min(max(self.rtt or DEFAULT_RTT, MIN_RTT), MAX_RTT)
+
+    def rank(self) -> tuple[bool, bool, int]:
+        """What decides before the round trip does; less is better."""
+        return self.cost >= COST_METERED, self.relayed, self.cost
+
+    def order(self) -> tuple[bool, tuple[bool, bool, int], float]:
+        """Of several ways the least is to be taken."""
+        return not self.proven, self.rank(), self.timing()
+
+
+@dataclass(slots=True, eq=False)
+class PeerPaths(Generic[P]):
+    """A peer and its paths."""
+
+    peer: Peer[P]
+    controlling: bool
+    """Of two ends that both could choose among like paths, whether this one does."""
+    ways: dict[P, Way[P]] = field(default_factory=dict)
+    remotes: dict[Endpoint, int] = field(default_factory=dict)
+    """Where the peer may be, and what it costs there; oldest first."""
+    suspected: bool = False
+    suspected_at: float = float("-inf")
+    """Since then only what answers counts: other paths may have died with the one in use."""
+    false_alarms: int = 0
+    trial_before: P | None = None
+    """Where the peer was before it was followed to where it is yet to be proven."""
+    on_trial: bool = False
+    changed_at: float = float("-inf")
+    help_interval: float = UNREACHABLE_AFTER
+    heard_bytes: int = 0
+    """As of the last look around."""
+    exchange: Exchange | None = None
+    guess: Guess[P] | None = None
+
+    @property
+    def current(self) -> Way[P] | None:
+        """The path in use."""
+        return None if self.peer.endpoint is None else self.ways.get(self.peer.endpoint)
+
+    def has_direct(self) -> bool:
+        """Whether a direct path is known to work."""
+        return any(way.proven and not way.relayed for way in self.ways.values())
+
+    def is_better(self, way: Way[P], current: Way[P], now: float) -> bool:
+        """Whether to leave a path that works for ``way``, which does as well."""
+        rank, rank_now = way.rank(), current.rank()
+        has_dwelt = now - self.changed_at >= DWELL_TIME
+        if rank != rank_now:
+            # From a relay to a direct way at once; what costs less may wait until it has lasted.
+            return rank < rank_now and (has_dwelt or rank[:2] < rank_now[:2])
+        if not self.controlling or not has_dwelt or way.rtt is None or current.rtt is None:
+            return False
+        return way.rtt < BETTER_SHARE * current.rtt - BETTER_BY
+
+    def remember(self, endpoint: Endpoint, cost: int) -> None:
+        """The peer may be there; what was said longest ago is forgotten when there are too many."""
+        self.remotes.pop(endpoint, None)
+        self.remotes[endpoint] = cost
+        if len(self.remotes) > MAX_REMOTES:
+            del self.remotes[next(iter(self.remotes))]
+
+    def describe(self) -> list[dict[str, object]]:
+        """The paths, for status output: times in milliseconds."""
+        return [
+            {
+                "path": str(way.path),
+                "relayed": way.relayed,
+                "cost": way.cost,
+                "proven": way.proven,
+                "in_use": way is self.current,
+                "round_trip_ms": None if way.rtt is None else round(1000 * way.rtt, 3),
+            }
+            for way in self.ways.values()
+        ]
