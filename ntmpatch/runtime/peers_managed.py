@@ -253,14 +253,14 @@ class ManagedPeers:
 
     def _moved(self, change: Change) -> None:
         """The same, as the kernel says."""
-        self._station.trace("5.1", message="change of local addresses")
+        self._station.trace("5.1", message="change of local addresses", at=change.heard_at)
         self._station.moved(lambda local: ends_connection(change, local))
         self._tell_negotiation()
         self.carrier.wake()
 
     def _tell_negotiation(self) -> None:
         now = time.monotonic()
-        self._station.trace("5.2", message="change told to negotiation")
+        self._station.trace("5.2", message="change told to negotiation", at=now)
         self._negotiation.network_changed(self._local_endpoints(), now)
         for public_key in list(self.carrier.tunnel.peers):
             self._packets.path_changed(public_key, now)

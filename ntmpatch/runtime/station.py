@@ -162,9 +162,11 @@ class Station:
         if self.paths is not None:
             self.paths.network_changed(time.monotonic())
 
-    def trace(self, step: str, receiver: str = "", message: str = "") -> None:
-        """Note a step of the paper that is no control message."""
-        self.party.trace(step, time.monotonic(), receiver, message)
+    def trace(
+        self, step: str, receiver: str = "", message: str = "", *, at: float | None = None
+    ) -> None:
+        """Note a step of the paper that is no control message; ``at``: not now, but then."""
+        self.party.trace(step, time.monotonic() if at is None else at, receiver, message)
 
     # --- from the carrier --------------------------------------------------------------
 
@@ -251,6 +253,7 @@ class Station:
                         sender=effect.sender,
                         receiver=effect.receiver,
                         message=effect.message,
+                        at=effect.at,
                     )
             case Failed():
                 level = "error" if effect.fatal else "warning"
