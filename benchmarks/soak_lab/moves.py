@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 INTERVAL = (5.0, 15.0)
 """Seconds between two moves of one end."""
-RELAY_INTERVAL = (120.0, 240.0)
+RELAY_INTERVAL = (60.0, 180.0)
 """Seconds between two deaths of the relay."""
 OVERLAP = 0.3
 """Seconds in which both networks work, where the old one goes after the new one came."""

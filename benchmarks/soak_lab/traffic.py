@@ -21,7 +21,8 @@ BLOCK_SIZE = 64 * 1024
 DATAGRAM_INTERVAL = 0.02
 DATAGRAM_SIZE = 200
 REPORT_INTERVAL = 1.0
-NUMBER = struct.Struct("!Q")
+# number of the datagram | how many there are in all
+NUMBER = struct.Struct("!QQ")
 
 
 @dataclass
@@ -78,11 +79,13 @@ def take_datagrams(port: int, taken: Taken) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind(("", port))
         while True:
-            (number,) = NUMBER.unpack_from(receiver.recv(2048))
+            number, count = NUMBER.unpack_from(receiver.recv(2048))
             if number in taken.datagrams:
                 taken.repeated += 1
             taken.datagrams.add(number)
             taken.datagram_pauses.heard()
+            if number == count - 1:
+                taken.datagram_pauses.heard_at = 0.0  # the last: what follows is no pause
 
 
 def take(stream_port: int, datagram_port: int) -> None:
@@ -136,7 +139,7 @@ def send_datagrams(host: str, port: int, seconds: float) -> None:
         begun_at = time.monotonic()
         for number in range(count):
             try:
-                sender.send(NUMBER.pack(number).ljust(DATAGRAM_SIZE, b"."))
+                sender.send(NUMBER.pack(number, count).ljust(DATAGRAM_SIZE, b"."))
             except OSError:
                 refused += 1
             due_at = begun_at + (number + 1) * DATAGRAM_INTERVAL

@@ -70,22 +70,23 @@ class SetUpSteps:
                 self._station.trace("3.17", self._title(key), "tunnel request")
             self._note(contact.name, "3.17", self._me, self._title(key))
 
-    def shaken_hands(self, event: Established, now: float) -> None:
-        """(18); and (17), if it was the peer's. Or Fig. 5 (27), (29), (30)."""
+    def shaken_hands(self, event: Established, now: float) -> bool:
+        """(18); and (17), if it was the peer's. Or Fig. 5 (27), (29), (30): then True."""
         key = event.peer.public_key
         is_again = self._switching.shaken_hands(event, now)
         if key not in self._names or key in self._done:
-            return
+            return is_again
         name, other = self._names[key], self._title(key)
         if event.initiator:
             self._note(name, "3.18", other, self._me, now)
-            return
+            return is_again
         # Confirmed only now, by the peer's first packet; the two were when the request came.
         at = event.peer.last_initiation_at
         if not is_again:
             self._station.trace("3.18", other, "tunnel response", at=at)
         self._note(name, "3.17", other, self._me, at)
         self._note(name, "3.18", self._me, other, at)
+        return is_again
 
     def ready(self, name: str) -> None:
         """(19)-(21), once: to be called when the program has been answered."""

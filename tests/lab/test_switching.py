@@ -17,7 +17,7 @@ import dns.message
 import dns.rdatatype
 import pytest
 import wire_decryptor as wire
-from lab_domain import DNS_PORT, NOTIFICATION_PORT
+from lab_domain import DNS_PORT, NOTIFICATION_PORT, RELAY_PORT
 from lab_federation import DOMAINS, Federation, fqdn_of
 from lab_nat import NatKind
 from trace_files import TraceFiles
@@ -43,6 +43,10 @@ pytestmark = [
 ECHO_PORT = 7000
 ECHO = """
 import socket, sys
+import ntmpatch
+told = ntmpatch.on_event(
+    lambda event: print("event", event.kind, event.new, event.relayed, event.reason, flush=True)
+)
 with socket.create_server(("", int(sys.argv[1]))) as server:
     print("listening", flush=True)
     connection, _ = server.accept()
@@ -123,8 +127,8 @@ def test_a_handover_takes_the_thirty_steps_of_fig_5(lab: Lab, tmp_path: Path) ->
         router.nat(NatKind.SYMMETRIC, federation.switch.join(router))
         hosts[router.address()] = "mn"
         near, far = lab.link(router, mn.host, NEW_NETWORK)
-        old, address = mn.host.interfaces[0], str(far.addresses[0])
-        far.remove_address(address)
+        old, far_address = mn.host.interfaces[0], far.address()
+        far.remove_address(f"{far_address}/24")
         server = mn.popen("-c", ECHO, str(ECHO_PORT), env=federation.environment("mn"))
         server.wait_for("listening")
         mn.wait_until_registered()
@@ -134,16 +138,27 @@ def test_a_handover_takes_the_thirty_steps_of_fig_5(lab: Lab, tmp_path: Path) ->
 
         move = f"""
             address flush dev {old.name} scope global
-            address add {address} dev {far.name}
+            address add {far_address}/24 dev {far.name}
             route add default via {near.address()} dev {far.name}
         """
         mn.host.run(["ip", "-batch", "-"], stdin=move.encode())
         traces.wait_for("mn", "5.30")
         go_on(client)
+        relay = f"{federation.address('a-rs')}:{RELAY_PORT}"
+        server.wait_for("event tunnel_ready")
+        check_what_the_program_is_told(server, far_address, relay)
         told = [each for each in traces.merged() if each.step.startswith("5.")]
     assert capture.lost == 0
     check_what_is_told(told, hosts)
     check_the_wire(list(capture.packets()), federation, hosts)
+
+
+def check_what_the_program_is_told(server: Process, far_address: str, relay: str) -> None:
+    """One that wants to know: of the change, and of (29)."""
+    events = [line.split(maxsplit=1)[1] for line in server.stdout.splitlines() if "event " in line]
+    moved = events.index(f"network_changed {far_address} False another network")
+    ready = events.index(f"tunnel_ready {relay} (relay) True directed again")
+    assert moved < ready
 
 
 def check_what_is_told(told: list[TracedStep], hosts: dict[str, str]) -> None:
