@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import json
 import random
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -28,7 +29,7 @@ from handover_lab.world import World
 from lab import Lab, LabError, unavailable
 from soak_lab.moves import KINDS, Mischief, Mobile
 from soak_lab.servers import ROLES, Servers
-from soak_lab.watch import MIB, Memory, Reports, open_descriptors, tables_of
+from soak_lab.watch import MIB, Memory, Pauses, Reports, open_descriptors, tables_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,12 +69,15 @@ class Soak:
         self.takers: dict[str, Reports] = {}
         self.givers: dict[str, Process] = {}
         self.datagrams: dict[str, Process] = {}
+        self.findings: list[str] = []
+        """What is told at the end, a line each."""
         self.mischief: Mischief
 
     def run(self) -> None:
         """Traffic both ways, and moves until shortly before its end."""
         seconds = 60.0 * self.options.minutes
         self._start_traffic(seconds)
+        self.pauses = Pauses(self.takers)
         begun_at = now = time.monotonic()
         rng = random.Random(self.options.seed)
         mischief = self.mischief = Mischief(
@@ -83,12 +87,15 @@ class Soak:
         print("\n" + "  ".join(HEADING), flush=True)
         while now < begun_at + seconds:
             if now >= mischief.due_at and now < begun_at + seconds - CALM:
+                self.pauses.caused_by(())
                 what = mischief.happen(now)
+                self.pauses.caused_by(mischief.causes)
                 if self.options.verbose:
                     print(f"{now - begun_at:7.1f} s  {what}", flush=True)
             if now >= sample_at:
                 sample_at += SAMPLE_INTERVAL
                 self._sample()
+                self.pauses.look()
                 if self._is_broken():
                     break
             if now >= row_at:
@@ -96,6 +103,7 @@ class Soak:
                 self._row(now - begun_at)
             time.sleep(0.1)
             now = time.monotonic()
+        self.pauses.caused_by(())
         self._finish()
         self._row(time.monotonic() - begun_at)
         self._judge()
@@ -142,7 +150,7 @@ class Soak:
         return bool(ended)
 
     def _row(self, elapsed: float) -> None:
-        pauses = {name: reports.news() for name, reports in self.takers.items()}
+        pauses = self.pauses.of_minute()
         tables = {name: tables_of(node) for name, node in self.nodes.items()}
         row = [f"{elapsed / 60:6.1f}", f"{self.mischief.moves:5d}"]
         row += [f"{self.takers[name].latest['size'] / 1e6:8.1f}" for name in ENDS]
@@ -152,7 +160,7 @@ class Soak:
         row += [f"{open_descriptors(process):4d}" for _, process in self._processes()]
         row += [
             "/".join(str(tables[name].get(key, "-")) for name in ENDS)
-            for key in ("sockets", "connections", "paths")
+            for key in ("sockets", "connections", "paths", "relayed")
         ]
         self.rows.append(row)
         widths = [max(len(title), len(cell)) for title, cell in zip(HEADING, row, strict=True)]
@@ -177,24 +185,35 @@ class Soak:
             reports = self.takers[other]
             reports.news()
             lost = sent["datagrams"] - reports.latest["datagrams"]
-            print(
-                f"{name} -> {other}: {told['size']} bytes, sha256 {told['sha256'][:16]}…; "
-                f"{lost} of {sent['datagrams']} datagrams lost, {sent['refused']} refused, "
-                f"{reports.latest['repeated']} twice",
-                flush=True,
+            came = reports.latest
+            self._find(
+                f"{name} to {other}: {told['size']} bytes sent, {came['size']} received, sha256"
+                f" {told['sha256'][:16]}… and {came['sha256'][:16]}…; {lost} of"
+                f" {sent['datagrams']} datagrams lost, {sent['refused']} refused,"
+                f" {came['repeated']} came twice"
             )
             if not told["sha256"] == told["answer"] == reports.latest["sha256"]:
                 self.problems.append(f"{name} -> {other}: what came is not what was sent")
             if reports.latest["size"] != self.options.bytes:
                 self.problems.append(f"{name} -> {other}: {reports.latest['size']} bytes came")
 
+    def _find(self, line: str) -> None:
+        self.findings.append(line)
+        print(line, flush=True)
+
     def _judge(self) -> None:
+        for cause, pauses in sorted(self.pauses.by_cause.items()):
+            middle, worst = statistics.median(pauses), max(pauses)
+            self._find(
+                f"longest pause after {cause}: median {middle:.2f} s, worst {worst:.2f} s"
+                f" ({len(pauses)} times)"
+            )
         for name, memory in self.memory.items():
             if not memory.samples or (name == "rs" and self.mischief.relay_deaths):
                 continue
             first, last = memory.thirds
             verdict = {True: "flat", False: "NOT FLAT", None: "too short to judge"}[memory.is_flat]
-            print(f"memory of {name}: {first / MIB:.1f} -> {last / MIB:.1f} MiB, {verdict}")
+            self._find(f"memory of {name}: {first / MIB:.1f}, then {last / MIB:.1f} MiB: {verdict}")
             if memory.is_flat is False:
                 self.problems.append(f"memory of {name} has grown")
 
@@ -204,7 +223,7 @@ HEADING = [
     *("TCP mn", "TCP cn", "UDP mn", "UDP cn"),
     *(f"{name:>5}" for name in (*ENDS, *ROLES)),
     *(f"fd{name:>2}" for name in (*ENDS, *ROLES)),
-    *("sockets", "connections", "paths"),
+    *("sockets", "connections", "paths", "relayed"),
 ]
 """Pauses are the longest of the minute in seconds, at the receiver; memory is in MiB."""
 
@@ -236,10 +255,13 @@ def write_document(soak: Soak, text: str) -> None:
         "Both ends move every 5 to 15 s, while one transfer goes each way and a datagram each 20 ms"
         "; the round trip is 51 ms. Pauses are the longest of each minute in seconds, at the"
         " receiver; memory (as, dc, …) is in MiB, fd are open descriptors, and the last columns are"
-        " tables of the two nodes.\n\n"
+        " sizes of tables of the two nodes, and whether their way was a relay.\n\n"
     )
     kinds = "".join(f"- {kind}: {KINDS[kind]}\n" for kind in options.moves)
-    DOCUMENT.write_text(introduction + kinds + f"\n{text}\n\n" + "\n".join(table) + "\n")
+    problems = "".join(f"- PROBLEM: {problem}\n" for problem in soak.problems)
+    findings = "".join(f"- {finding}\n" for finding in soak.findings) + problems
+    parts = introduction + kinds, text, findings, "\n".join(table)
+    DOCUMENT.write_text("\n\n".join(part.rstrip() for part in parts) + "\n")
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ NO_NAT = "table ip lab_nat {}\ndelete table ip lab_nat\n"
 NO_PORTS = "table ip rebinding {}\ndelete table ip rebinding\n"
 
 HARD, OVERLAPPING, FAMILY, NAT, REBINDING = "hard", "overlap", "family", "nat", "rebinding"
+RELAY_DEATH = "relay's death"
 KINDS = {
     HARD: "the address goes, another network comes at once",
     OVERLAPPING: "another network comes before the old one goes",
@@ -119,6 +120,8 @@ class Mischief:
         self._kinds = kinds
         self._rng = rng
         self.relay_deaths = 0
+        self.causes: tuple[str, ...] = ()
+        """What happened last, for who counts pauses."""
         self._due = {name: now + rng.uniform(*INTERVAL) for name in ends}
         self._relay_due_at = now + rng.uniform(*RELAY_INTERVAL)
 
@@ -134,16 +137,19 @@ class Mischief:
 
     def happen(self, now: float) -> str:
         """Do what is due, and say what that was; empty if nothing was."""
-        said = []
+        said, causes = [], []
         for name, due_at in self._due.items():
             if due_at <= now:
                 kind = self._rng.choice(self._kinds)
                 self._ends[name].move(kind, self._rng)
                 self._due[name] = now + self._rng.uniform(*INTERVAL)
+                causes.append(kind)
                 said.append(f"{name} {kind} -> {self._ends[name].place}")
         if self._relay_due_at <= now:
             self._servers.restart("rs")
             self.relay_deaths += 1
             self._relay_due_at = now + self._rng.uniform(*RELAY_INTERVAL)
+            causes.append(RELAY_DEATH)
             said.append("relay restarted")
+        self.causes = tuple(causes)
         return ", ".join(said)

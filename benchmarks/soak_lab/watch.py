@@ -21,6 +21,7 @@ GROWTH_SIZE = 2 * MIB
 """Memory is flat if the median of the last third is at most that of the first, behind the warm-up,
 and a twentieth of it, or 2 MiB where that is more: an arena of the allocator is no leak."""
 WARM_UP_SHARE = 0.1
+KINDS_OF_PAUSE = ("stream_pause", "datagram_pause")
 LEAST_SAMPLES = 90
 """Below, memory is shown and not judged: caches and buffers are still growing."""
 
@@ -78,6 +79,9 @@ def tables_of(node: DomainNode) -> dict[str, int]:
         "connections": len(facts["connections"]),
         "peers": len(facts["peers"]),
         "paths": sum(len(peer["paths"]) for peer in facts["peers"]),
+        "relayed": sum(
+            path["relayed"] for peer in facts["peers"] for path in peer["paths"] if path["in_use"]
+        ),
     }
 
 
@@ -88,7 +92,7 @@ class Reports:
         self.process = process
         self._read = 0
         self.latest: dict[str, Any] = {}
-        self.longest = {"stream_pause": 0.0, "datagram_pause": 0.0}
+        self.longest = dict.fromkeys(KINDS_OF_PAUSE, 0.0)
 
     def news(self) -> dict[str, float]:
         """The longest pauses since the last call, in seconds; ``latest`` is up to date."""
@@ -103,3 +107,36 @@ class Reports:
         for kind, pause in pauses.items():
             self.longest[kind] = max(self.longest[kind], pause)
         return pauses
+
+
+class Pauses:
+    """The longest pause of a minute, and of what followed each kind of move."""
+
+    def __init__(self, takers: dict[str, Reports]) -> None:
+        self._takers = takers
+        self._of_minute = {name: dict.fromkeys(KINDS_OF_PAUSE, 0.0) for name in takers}
+        self._since = 0.0
+        self._cause: tuple[str, ...] = ()
+        self.by_cause: dict[str, list[float]] = {}
+
+    def look(self) -> None:
+        """Read what the receivers say, at least each few seconds."""
+        for name, reports in self._takers.items():
+            for kind, pause in reports.news().items():
+                minute = self._of_minute[name]
+                minute[kind] = max(minute[kind], pause)
+                self._since = max(self._since, pause)
+
+    def caused_by(self, causes: tuple[str, ...]) -> None:
+        """Something happened now; what was seen until now belongs to what happened before."""
+        self.look()
+        for cause in self._cause:
+            self.by_cause.setdefault(cause, []).append(self._since)
+        self._cause, self._since = causes, 0.0
+
+    def of_minute(self) -> dict[str, dict[str, float]]:
+        """By receiver and kind, in seconds; begun anew."""
+        self.look()
+        minute = self._of_minute
+        self._of_minute = {name: dict.fromkeys(KINDS_OF_PAUSE, 0.0) for name in self._takers}
+        return minute
