@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ntmpatch.patch.events import EventStream, Subscription
     from ntmpatch.patch.settings import Settings
+    from ntmpatch.wire.local import Event
 
 __version__ = "0.1.0"
-__all__ = ["patch_all", "unpatch_all"]
+__all__ = ["events", "on_event", "patch_all", "unpatch_all"]
 
 
 def patch_all(*, gevent: bool = True, settings: Settings | None = None) -> None:
@@ -29,3 +33,26 @@ def unpatch_all() -> None:
     from ntmpatch.patch.apply import unpatch_all as undo  # noqa: PLC0415  # as above
 
     undo()
+
+
+def events(*kinds: str) -> EventStream:
+    """What happens to this process's node from now on: an iterator that blocks for the next event.
+
+    ``kinds`` are names such as ``path_changed`` (docs/events.md has all); without, every kind. The
+    process has to be patched; its node is found or started as for a socket. OSError ENETDOWN if
+    there is none, also later, when it has gone. ValueError: no such kind.
+    """
+    from ntmpatch.patch.events import events as follow  # noqa: PLC0415  # as above
+
+    return follow(*kinds)
+
+
+def on_event(callback: Callable[[Event], object], *kinds: str) -> Subscription:
+    """Call ``callback`` with each event, in a thread of its own, until that is closed.
+
+    Events wait while a callback runs. It ends when the node goes; ``kinds`` and errors are as of
+    ``events``.
+    """
+    from ntmpatch.patch.events import on_event as subscribe  # noqa: PLC0415  # as above
+
+    return subscribe(callback, *kinds)

@@ -52,7 +52,8 @@ def _silence(world: World) -> float:
     return world.change((world.mn_places[0].router, [("nft", table)]))
 
 
-def _nat_rules(ports: str) -> str:
+def nat_rules(ports: str) -> str:
+    """Of a NAT whose outside is eth1: everything gets a port of these; afresh, if it was there."""
     rule = f"oifname eth1 meta l4proto {{ tcp, udp }} masquerade to :{ports}"
     chain = f"chain leaving {{ type nat hook postrouting priority srcnat;\n{rule}\n}}"
     afresh = "table ip rebinding { }\ndelete table ip rebinding\n"
@@ -63,14 +64,14 @@ def _arrive_behind_nat(world: World) -> None:
     """IPv4 only, as nobody translates IPv6 here; the NAT's outside is its second interface."""
     router = world.mn_places[0].router
     router.nat(NatKind.PORT_RESTRICTED, router.interfaces[1])
-    router.nft("delete table ip lab_nat\n" + _nat_rules(NAT_PORTS[0]))
+    router.nft("delete table ip lab_nat\n" + nat_rules(NAT_PORTS[0]))
     world.arrive(world.mn, world.mn_places[0], (4,))
     world.arrive(world.cn, world.cn_places[0])
 
 
 def _rebind_nat(world: World) -> float:
     """The NAT forgets all mappings, and gives other ports from now on."""
-    steps: list[Step] = [("nft", _nat_rules(NAT_PORTS[1])), ("forget",)]
+    steps: list[Step] = [("nft", nat_rules(NAT_PORTS[1])), ("forget",)]
     return world.change((world.mn_places[0].router, steps))
 
 

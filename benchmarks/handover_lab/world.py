@@ -76,15 +76,17 @@ class Place:
 
 
 class World:
-    """The networks of one run, in a lab that ends with it."""
+    """The networks of one run, in a lab that ends with it; ``mn``, ``cn``: numbers of places."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(
+        self, lab: Lab, *, mn: tuple[int, ...] = (1, 2), cn: tuple[int, ...] = (3, 4)
+    ) -> None:
         self.lab = lab
         self.directory = lab.directory
         self.core = self._router("core")
         self.servers = lab.host("servers")
-        self.mn, self.mn_places = self._mobile("mn", (1, 2))
-        self.cn, self.cn_places = self._mobile("cn", (3, 4))
+        self.mn, self.mn_places = self._mobile("mn", mn)
+        self.cn, self.cn_places = self._mobile("cn", cn)
         lab.link(self.servers, self.core, ["10.81.9.0/24", "fd81:0:0:9::/64"])
         for version, gateway in ((4, "10.81.9.2"), (6, "fd81:0:0:9::2")):
             self.servers.run(["ip", f"-{version}", "route", "add", "default", "via", gateway])
@@ -97,7 +99,7 @@ class World:
             router.sysctl(f"net/ipv4/conf/{which}/rp_filter", 0)
         return router
 
-    def _mobile(self, name: str, numbers: tuple[int, int]) -> tuple[Host, list[Place]]:
+    def _mobile(self, name: str, numbers: tuple[int, ...]) -> tuple[Host, list[Place]]:
         host = self.lab.host(name)
         places = []
         for number in numbers:

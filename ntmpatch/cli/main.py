@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "run": ("ntmpatch.cli.run", "Run a program whose sockets reach nodes by name."),
     "up": ("ntmpatch.cli.up", "Run a node that programs share."),
     "trace": ("ntmpatch.cli.trace", "Show how a tunnel is set up, step by step."),
+    "events": ("ntmpatch.cli.events", "Follow what happens to a running node's paths."),
     "wake": ("ntmpatch.cli.wake", "Tell a running node that its coordinator wants it."),
     "rotate-key": ("ntmpatch.cli.rotate_key", "Give a node another private key."),
     "status": ("ntmpatch.cli.status", "Tell what a running node knows."),

@@ -77,6 +77,8 @@ class Change(NamedTuple):
     interrupted: bool = False
     """The machine slept, or had no network meanwhile: what looks the same may be another network,
     and NATs may have forgotten."""
+    heard_at: float = 0.0
+    """When the kernel told the first of it."""
 
     @property
     def lost(self) -> frozenset[str]:
@@ -150,6 +152,7 @@ class Networks:
         due_at = self.poll_timeout()
         if due_at is None or now < due_at:
             return
+        heard_at = self._first_at or now
         self._first_at = None
         if self.picture is None:
             return
@@ -160,9 +163,10 @@ class Networks:
         old, interrupted = self.picture, self._interrupted
         if self._change is not None:  # not fetched yet: both are told as one
             old, interrupted = self._change.old, interrupted or self._change.interrupted
+            heard_at = self._change.heard_at
         self.picture, self._has_network, self._interrupted = picture, has_network, False
         is_change = interrupted or picture != old
-        self._change = Change(old, picture, interrupted) if is_change else None
+        self._change = Change(old, picture, interrupted, heard_at) if is_change else None
 
     def poll_change(self) -> Change | None:
         """The change that is to be told, once."""

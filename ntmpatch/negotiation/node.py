@@ -357,7 +357,12 @@ class NodeNegotiation(EnrolledParty):
             if known is not None:
                 peer.established = known.established
             contact = contact_of(
-                peer, message, self, self._policy, behind_nat=self._registrar.behind_nat
+                peer,
+                message,
+                self,
+                self._policy,
+                behind_nat=self._registrar.behind_nat,
+                step=request.step,
             )
             if contact.relay is not None:
                 peer.relay = contact.relay.relay_key

@@ -139,8 +139,9 @@ def contact_of(
     policy: Policy,
     *,
     behind_nat: bool,
+    step: str,
 ) -> Contact:
-    """What the runtime is to do about a direction; ``behind_nat``: we are.
+    """What the runtime is to do about a direction, which came as ``step``; ``behind_nat``: we are.
 
     The peer may reach what both the coordinators and our own ``policy`` allow.
     """
@@ -169,6 +170,7 @@ def contact_of(
         cipher=direction.cipher,
         role="node",
         name=peer.fqdn,
+        step=step,
     )
 
 

@@ -11,6 +11,7 @@ import array
 import errno
 import os
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from ntmpatch.patch import waiting
@@ -57,6 +58,10 @@ class NodeClient:
         hello = local.Hello(local.VERSION, os.getpid())
         return connection, _expect(_exchange(connection, hello, ()), local.Welcome)
 
+    def own_connection(self) -> Connection:
+        """A control connection for somebody who asks long questions, and may give them up."""
+        return Connection(self._open()[0])
+
     def refresh(self) -> local.Welcome:
         """Ask again who the node is: addresses come with its registration."""
         self.welcome = self.call(local.Hello(local.VERSION, os.getpid()), local.Welcome)
@@ -89,6 +94,22 @@ class NodeClient:
         """Drop the idle connections."""
         while self._idle:
             self._idle.pop().close()
+
+
+class Connection:
+    """One control connection, of one caller at a time; ``close`` also ends a call under way."""
+
+    def __init__(self, connection: _socket.socket) -> None:
+        self._socket = connection
+
+    def call(self, request: local.Record, kind: type[R]) -> R:
+        """As NodeClient's; NodeGoneError if it is closed meanwhile."""
+        return _expect(_exchange(self._socket, request, ()), kind)
+
+    def close(self) -> None:
+        """Hang up. The descriptor is closed with the object: a thread may be waiting for it."""
+        with suppress(OSError):
+            self._socket.shutdown(_socket.SHUT_RDWR)
 
 
 def _exchange(

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("ntmpatch.door")
 
 _LISTEN_BACKLOG = 128
+MAX_PATIENCE = 60.0
+"""Seconds that a program's question may wait for an event: so long it may be gone unnoticed."""
 
 
 class NameLookupError(Exception):
@@ -84,6 +86,10 @@ class NodeService(Protocol):
         """For ``ntmpatch trace``; blocks the greenlet; raises NameLookupError, OSError."""
         ...
 
+    def follow(self, after: int, patience: float) -> local.Events:
+        """What happened behind an event; blocks the greenlet for ``patience`` seconds at most."""
+        ...
+
     def rebind(self, addresses: tuple[str, ...]) -> None:
         """Move to these local addresses of the real network; OSError if it cannot."""
         ...
@@ -126,6 +132,7 @@ class Door:
             local.Inform: self.sockets.inform,
             local.Status: self._status,
             local.Trace: self._trace,
+            local.Follow: self._follow,
             local.Rebind: self._rebind,
             local.Wake: self._wake,
         }
@@ -278,6 +285,10 @@ class Door:
 
     def _trace(self, request: local.Trace, _fds: list[int]) -> local.Record:
         return local.Report(msgspec.json.encode(self._service.trace(request.name)))
+
+    def _follow(self, request: local.Follow, _fds: list[int]) -> local.Record:
+        patience = min(max(request.patience, 0.0), MAX_PATIENCE)
+        return self._service.follow(request.after, patience)
 
     def _rebind(self, request: local.Rebind, _fds: list[int]) -> local.Record:
         self._service.rebind(request.addresses)

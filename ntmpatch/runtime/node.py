@@ -23,6 +23,7 @@ from ntmpatch.base.drops import DropCounter
 from ntmpatch.base.errors import ConfigError, NtmpatchError, UnavailableError
 from ntmpatch.packet.stack.tcp.info import describe
 from ntmpatch.runtime.door import Door
+from ntmpatch.runtime.event_feed import EventFeed
 from ntmpatch.runtime.forking import keep_far_ends
 from ntmpatch.runtime.hub import HubThread
 from ntmpatch.runtime.interfaces import usable
@@ -77,12 +78,15 @@ class Node:
         self._packets = PacketSide(mtu=settings.mtu, drops=self.drops)
         self.stack: Stack = self._packets.stack
         self._trace = TraceWriter()
+        self._events = EventFeed()
         self._started_at = time.monotonic()
         self.peers: ManagedPeers | StaticPeers
         if settings.static is not None:
-            self.peers = StaticPeers(settings.static, settings, self._packets)
+            self.peers = StaticPeers(settings.static, settings, self._packets, self._events)
         else:
-            self.peers = ManagedPeers(settings, self._packets, self._trace, self._on_standing)
+            self.peers = ManagedPeers(
+                settings, self._packets, self._trace, self._on_standing, self._events
+            )
         self._packets.attach(self.peers.carrier)
         self.door = Door(self, control_path=control_path)
 
@@ -147,6 +151,10 @@ class Node:
                 errno.EOPNOTSUPP, "this node has its peers from its configuration: none is directed"
             )
         return self.peers.trace(name)
+
+    def follow(self, after: int, patience: float) -> local.Events:
+        """What happened behind an event, for programs that want to know."""
+        return self._events.after(after, patience)
 
     def rebind(self, addresses: tuple[str, ...]) -> None:
         """Move to other local addresses (Fig. 5 begins here when nothing of the kernel did)."""

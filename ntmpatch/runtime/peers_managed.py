@@ -24,6 +24,7 @@ from ntmpatch.runtime.ends import NodeEnds
 from ntmpatch.runtime.handover import Handover, ends_connection
 from ntmpatch.runtime.interfaces import concrete
 from ntmpatch.runtime.packets import PacketSide, Route
+from ntmpatch.runtime.peer_events import NO_HANDSHAKE, PeerEvents
 from ntmpatch.runtime.peers_static import describe_peer
 from ntmpatch.runtime.set_up import SetUpSteps, trace_set_up
 from ntmpatch.runtime.state import ENROLMENT
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from ntmpatch.handover.networks import Change, Picture
     from ntmpatch.packet.tunnel.tunnel import Tunnel, TunnelEvent
     from ntmpatch.runtime.carrier import Carrier, Path
+    from ntmpatch.runtime.event_feed import EventFeed
     from ntmpatch.runtime.settings import NodeSettings
     from ntmpatch.runtime.trace import TraceWriter
     from ntmpatch.signalling.effects import Effect
@@ -75,6 +77,7 @@ class ManagedPeers:
         packets: PacketSide,
         trace: TraceWriter,
         on_standing: Callable[[Exception | None], None],
+        events: EventFeed,
     ) -> None:
         self._settings = settings
         self._on_standing = on_standing
@@ -106,6 +109,7 @@ class ManagedPeers:
         )
         self.carrier: Carrier = self._station.carrier
         self._ends.use(self.carrier)
+        self._events = PeerEvents(events, self.carrier.tunnel, self._names)
         self._steps = SetUpSteps(self._station, self._negotiation, packets)
         self._handover = Handover(
             settings.interfaces, self._moved, packets.drops, on_first=self._see
@@ -145,10 +149,13 @@ class ManagedPeers:
         while (event := self._paths.poll_event()) is not None:
             if isinstance(event, PathChanged):
                 self._packets.path_changed(event.public_key, now, abrupt=event.abrupt)
+                self._events.path_changed(event.public_key, abrupt=event.abrupt)
                 self._follow_network(event.public_key)
             else:
                 self._negotiation.unreachable(event.public_key, now)
+                self._events.unreachable(event.public_key)
                 self._doubt_network(now)
+        self._events.look()
         if self._negotiation.seen_endpoint != self._seen_endpoint:
             self._seen_endpoint = self._negotiation.seen_endpoint
             self._paths.reachable_at(self._candidates(), now)
@@ -270,6 +277,7 @@ class ManagedPeers:
         """Fig. 5 (2) on: the access network is another one, as somebody says."""
         self._handover.close()
         self._station.trace("5.1", message="change of local addresses")
+        self._events.rebound(*(_text(ends) for ends in (self.carrier.local_endpoints, binds)))
         self._station.rebind(binds)
         self._tell_negotiation()
 
@@ -280,7 +288,8 @@ class ManagedPeers:
 
     def _moved(self, change: Change) -> None:
         """The same, as the kernel says. Nothing has moved where another network came or went."""
-        self._station.trace("5.1", message="change of local addresses")
+        self._station.trace("5.1", message="change of local addresses", at=change.heard_at)
+        self._events.networks_changed(change)
         is_move = self._ends.update(change.new) or change.interrupted
         now = time.monotonic()
         if is_move:
@@ -341,7 +350,7 @@ class ManagedPeers:
     def _tell_negotiation(self, stale: list[bytes] | None = None) -> None:
         """Fig. 5 (2); ``stale``: peers whose path begins elsewhere now, if not all."""
         now = time.monotonic()
-        self._station.trace("5.2", message="change told to negotiation")
+        self._station.trace("5.2", message="change told to negotiation", at=now)
         self._negotiation.network_changed(self._local_endpoints(), now)
         for public_key in list(self.carrier.tunnel.peers) if stale is None else stale:
             self._packets.path_changed(public_key, now)
@@ -372,9 +381,11 @@ class ManagedPeers:
     def _tunnel_event(self, event: TunnelEvent, now: float) -> None:
         key = event.peer.public_key
         if isinstance(event, Established):
-            self._steps.shaken_hands(event, now)
+            is_again = self._steps.shaken_hands(event, now)
+            self._events.tunnel_ready(key, again=is_again)
             self._negotiation.tunnel_established(key, now, initiator=event.initiator)
         elif isinstance(event, Expired):
+            self._events.unreachable(key, NO_HANDSHAKE)
             self._negotiation.tunnel_expired(key, now)
         elif isinstance(event, EndpointChanged):
             self._packets.path_changed(key, now)
@@ -400,11 +411,13 @@ class ManagedPeers:
                         Route(effect.public_key, addresses, access=effect.access)
                     )
             case Forget():
+                self._events.gone(effect.public_key)
                 self._names.pop(effect.public_key, None)
                 self._steps.forget(effect.public_key)
                 self._packets.remove_route(effect.public_key)
             case Assigned():
                 self._assigned = effect
+                self._events.registered(effect)
                 self._packets.assign(a for a in (effect.ipv4, effect.ipv6) if a)
                 if not self._registered.is_set():
                     self._registered.set()
@@ -427,3 +440,7 @@ class ManagedPeers:
                 log.info("%s %s is ready", effect.role, effect.name)
             case _:
                 pass
+
+
+def _text(endpoints: tuple[Endpoint, ...]) -> str:
+    return ", ".join(map(str, endpoints))

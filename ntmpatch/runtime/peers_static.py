@@ -12,11 +12,12 @@ import time
 from typing import TYPE_CHECKING
 
 from ntmpatch.base.drops import Drop
-from ntmpatch.packet.tunnel.tunnel import EndpointChanged, Tunnel
+from ntmpatch.packet.tunnel.tunnel import EndpointChanged, Established, Expired, Tunnel
 from ntmpatch.runtime.carrier import Carrier
 from ntmpatch.runtime.door import NameLookupError
 from ntmpatch.runtime.keylog import key_log
 from ntmpatch.runtime.packets import PacketSide, Route
+from ntmpatch.runtime.peer_events import NO_HANDSHAKE, PeerEvents
 from ntmpatch.wire import local
 
 if TYPE_CHECKING:
@@ -24,13 +25,20 @@ if TYPE_CHECKING:
     from ntmpatch.packet.tunnel.peer import Peer
     from ntmpatch.packet.tunnel.tunnel import TunnelEvent
     from ntmpatch.runtime.carrier import Path
+    from ntmpatch.runtime.event_feed import EventFeed
     from ntmpatch.runtime.settings import NodeSettings, StaticNetwork
 
 
 class StaticPeers:
     """The static counterpart of ManagedPeers."""
 
-    def __init__(self, static: StaticNetwork, settings: NodeSettings, packets: PacketSide) -> None:
+    def __init__(
+        self,
+        static: StaticNetwork,
+        settings: NodeSettings,
+        packets: PacketSide,
+        events: EventFeed,
+    ) -> None:
         self._static = static
         self._packets = packets
         tunnel: Tunnel[Path] = Tunnel(
@@ -50,6 +58,8 @@ class StaticPeers:
             before_wait=packets.flush,
             gso=settings.offload,
         )
+        names = {peer.public_key: peer.name or peer.public_key[:8].hex() for peer in static.peers}
+        self._events = PeerEvents(events, tunnel, names)
         packets.assign(static.addresses)
         for peer in static.peers:
             tunnel.add_peer(
@@ -136,8 +146,15 @@ class StaticPeers:
         self._packets.drops.drop(Drop.CONTROL_STRANGER)
 
     def _tunnel_event(self, event: TunnelEvent, now: float) -> None:
+        key = event.peer.public_key
         if isinstance(event, EndpointChanged):
-            self._packets.path_changed(event.peer.public_key, now)
+            self._packets.path_changed(key, now)
+            self._events.path_changed(key, abrupt=True)
+        elif isinstance(event, Established):
+            self._events.tunnel_ready(key, again=False)
+            self._events.look()
+        elif isinstance(event, Expired):
+            self._events.unreachable(key, NO_HANDSHAKE)
 
 
 def describe_peer(peer: Peer[Path], now: float) -> dict[str, object]:

@@ -14,16 +14,21 @@ from ntmpatch.base.drops import DropCounter
 from ntmpatch.runtime.station import Station
 from ntmpatch.signalling.effects import Failed, Persist, Ready
 from ntmpatch.wire.relay import FRAME_DATA, RELAY_BYTE, RELAY_HEADER_SIZE
+from ntmpatch.wire.wireguard import INITIATION, RESPONSE, TYPE_WORD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ntmpatch.base.addresses import Endpoint
     from ntmpatch.runtime.trace import TraceWriter
+    from ntmpatch.servers.relay.table import Forwarded
     from ntmpatch.signalling.effects import Effect
     from ntmpatch.signalling.party import Party
 
 P = TypeVar("P", bound="Party")
+
+_RELAYED_STEPS = {INITIATION: ("5.26", "tunnel request"), RESPONSE: ("5.28", "tunnel response")}
+"""What a relay can tell of what it passes on: the first word of it, which is not sealed."""
 
 
 class ServerStation:
@@ -137,6 +142,8 @@ class RelayForwarding:
         now = time.monotonic()
         if buffer[1] == FRAME_DATA:
             for onward in table.forward(source, buffer, segment_size, now):
+                if station.party.traced:
+                    self._trace(station, onward)
                 station.carrier.forward(onward.buffer, onward.segment_size, onward.destination)
             return True
         for start in range(0, len(buffer), segment_size):
@@ -144,3 +151,12 @@ class RelayForwarding:
             if answer is not None:
                 station.carrier.send_datagram(answer, source)
         return True
+
+    @staticmethod
+    def _trace(station: Station, onward: Forwarded[Endpoint]) -> None:
+        """Fig. 5 (26), (28). Who the ends are a relay does not know: it tells where they are."""
+        if len(onward.buffer) >= RELAY_HEADER_SIZE + TYPE_WORD.size:
+            (kind,) = TYPE_WORD.unpack_from(onward.buffer, RELAY_HEADER_SIZE)
+            if kind in _RELAYED_STEPS:
+                step, message = _RELAYED_STEPS[kind]
+                station.trace(step, str(onward.destination), message)

@@ -16,6 +16,7 @@ import gevent.event
 from ntmpatch.negotiation.tracing import lines
 from ntmpatch.packet.stack.ports import Claim
 from ntmpatch.runtime.door import NameLookupError
+from ntmpatch.runtime.switching_steps import SwitchingSteps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,7 @@ class SetUpSteps:
         self._station = station
         self._negotiation = negotiation
         self._packets = packets
+        self._switching = SwitchingSteps(station)
         self._names: dict[bytes, str] = {}
         self._done: set[bytes] = set()
         """Peers whose set-up has been told of to its end."""
@@ -59,27 +61,32 @@ class SetUpSteps:
             self._done.discard(peer.public_key)
 
     def directed(self, contact: Contact) -> None:
-        """(17), if it is ours to send."""
+        """(17), if it is ours to send; Fig. 5 (24), (25) of a tunnel that was directed again."""
         key = contact.public_key
         self._names[key] = contact.name
+        is_again = self._switching.directed(contact)
         if contact.initiate:
-            self._station.trace("3.17", self._title(key), "tunnel request")
+            if not is_again:
+                self._station.trace("3.17", self._title(key), "tunnel request")
             self._note(contact.name, "3.17", self._me, self._title(key))
 
-    def shaken_hands(self, event: Established, now: float) -> None:
-        """(18); and (17), if it was the peer's."""
+    def shaken_hands(self, event: Established, now: float) -> bool:
+        """(18); and (17), if it was the peer's. Or Fig. 5 (27), (29), (30): then True."""
         key = event.peer.public_key
+        is_again = self._switching.shaken_hands(event, now)
         if key not in self._names or key in self._done:
-            return
+            return is_again
         name, other = self._names[key], self._title(key)
         if event.initiator:
             self._note(name, "3.18", other, self._me, now)
-            return
-        self._station.trace("3.18", other, "tunnel response")
+            return is_again
         # Confirmed only now, by the peer's first packet; the two were when the request came.
         at = event.peer.last_initiation_at
+        if not is_again:
+            self._station.trace("3.18", other, "tunnel response", at=at)
         self._note(name, "3.17", other, self._me, at)
         self._note(name, "3.18", self._me, other, at)
+        return is_again
 
     def ready(self, name: str) -> None:
         """(19)-(21), once: to be called when the program has been answered."""
@@ -107,6 +114,7 @@ class SetUpSteps:
     def forget(self, public_key: bytes) -> None:
         """The peer is gone; another set-up is told of anew."""
         self._names.pop(public_key, None)
+        self._switching.forget(public_key)
         self._done.discard(public_key)
 
     def _used(self, name: str, other: str) -> None:

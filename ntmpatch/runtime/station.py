@@ -169,9 +169,11 @@ class Station:
             if is_dead(link.local()):
                 link.reconnect()
 
-    def trace(self, step: str, receiver: str = "", message: str = "") -> None:
-        """Note a step of the paper that is no control message."""
-        self.party.trace(step, time.monotonic(), receiver, message)
+    def trace(
+        self, step: str, receiver: str = "", message: str = "", *, at: float | None = None
+    ) -> None:
+        """Note a step of the paper that is no control message; ``at``: not now, but then."""
+        self.party.trace(step, time.monotonic() if at is None else at, receiver, message)
 
     # --- from the carrier --------------------------------------------------------------
 
@@ -260,6 +262,7 @@ class Station:
                         sender=effect.sender,
                         receiver=effect.receiver,
                         message=effect.message,
+                        at=effect.at,
                     )
             case Failed():
                 level = "error" if effect.fatal else "warning"

@@ -27,14 +27,19 @@ class TraceWriter:
         """Whether anybody asked for the steps."""
         return bool(self._path)
 
-    def write(self, *, step: str, sender: str, receiver: str, message: str) -> None:
-        """Report a step such as ``3.12`` (Fig. 3 (12)), now."""
+    def write(self, *, step: str, sender: str, receiver: str, message: str, at: float) -> None:
+        """Report a step such as ``3.12`` (Fig. 3 (12)); ``at`` is an instant of CLOCK_MONOTONIC.
+
+        The record has it twice: ``at`` in seconds since 1970, and ``monotonic`` as it is, which is
+        one clock for all processes of a machine, whatever becomes of the date meanwhile.
+        """
         if not self._path:
             return
         figure, _, number = step.partition(".")
         record = json.dumps(
             {
-                "at": time.time(),
+                "at": time.time() - (time.monotonic() - at),
+                "monotonic": at,
                 "figure": figure,
                 "step": number,
                 "sender": sender,

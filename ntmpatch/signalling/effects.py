@@ -59,6 +59,8 @@ class Contact:
     connection: bool = False
     role: str = "node"
     name: str = ""
+    step: str = ""
+    """The step of the figures that directed it; empty for servers."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -194,13 +194,13 @@ class Party:
         self.now = now
         self.admission.admitted(peer, now)
 
-    def trace(self, step: str, now: float, receiver: str = "", message: str = "") -> None:
-        """Note a step that is no control message, as Fig. 3 (1), (17)-(21)."""
-        self.now = now
+    def trace(self, step: str, at: float, receiver: str = "", message: str = "") -> None:
+        """Note a step that is no control message, as Fig. 3 (1), (17)-(21); perhaps afterwards."""
+        self.now = max(self.now, at)
         me = self.title
         if self._recording is not None:
-            self._recording.note(Step(now, step, me, receiver or me))
-        self.emit(Traced(now, step, me, receiver or me, message, sent=True))
+            self._recording.note(Step(at, step, me, receiver or me))
+        self.emit(Traced(at, step, me, receiver or me, message, sent=True))
 
     def peer_name(self, peer: bytes) -> str:
         """Role and name of a peer for people; of strangers, the beginning of the key."""

@@ -10,6 +10,7 @@ are decoded strictly but are not hostile input.
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 from typing import Final, TypeAlias
 
@@ -189,6 +190,16 @@ class Trace(Record, frozen=True):
     name: str
 
 
+class Follow(Record, frozen=True):
+    """What happened behind event number ``after`` (-1: tell only that of the newest): ``Events``.
+
+    If that is nothing, the node answers when something happens, or after ``patience`` seconds.
+    """
+
+    after: int
+    patience: float = 0.0
+
+
 class Rebind(Record, frozen=True):
     """Move the node to these local addresses of the real network: ``Done``."""
 
@@ -284,6 +295,65 @@ class Report(Record, frozen=True):
     json: bytes
 
 
+PATH_CHANGED: Final = "path_changed"
+"""Data to the peer goes another way."""
+PEER_UNREACHABLE: Final = "peer_unreachable"
+"""Something is to be sent to the peer, and no path to it answers. It is looked for."""
+PEER_REACHABLE: Final = "peer_reachable"
+"""A peer that was unreachable has been heard."""
+TUNNEL_READY: Final = "tunnel_ready"
+"""A tunnel was created, or directed again after a move: Fig. 3 (19), Fig. 5 (29)."""
+PEER_GONE: Final = "peer_gone"
+"""The tunnel is removed: its peer has left, was revoked, or could not be found again."""
+NETWORK_CHANGED: Final = "network_changed"
+"""This machine's access networks are others: ``old`` and ``new`` are its addresses."""
+REGISTERED: Final = "registered"
+"""The node's coordinator knows it, by the virtual addresses in ``new``."""
+EVENT_KINDS: Final = (
+    PATH_CHANGED,
+    PEER_UNREACHABLE,
+    PEER_REACHABLE,
+    TUNNEL_READY,
+    PEER_GONE,
+    NETWORK_CHANGED,
+    REGISTERED,
+)
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened to a node's networks, paths or peers.
+
+    >>> event.kind, event.fqdn, event.new
+    ('path_changed', 'cam.home.example', '192.0.2.7:4460')
+    """
+
+    kind: str
+    """One of ``EVENT_KINDS``."""
+    fqdn: str
+    """The peer's name; this node's in ``registered``; empty in ``network_changed``."""
+    old: str
+    """The path before, as text; empty if there was none."""
+    new: str
+    """The path from now on, as text; empty if there is none."""
+    relayed: bool
+    """Whether a relay is in the path from now on."""
+    reason: str
+    """For people."""
+    at: float
+    """Seconds since 1970."""
+
+
+class Events(Record, frozen=True):
+    """Events in their order. ``number`` is that of the last, which is what to ask with next.
+
+    ``lost``: events that were dropped before these, as this reader was too slow.
+    """
+
+    number: int
+    lost: int = 0
+    events: tuple[Event, ...] = ()
+
+
 class Info(Record, frozen=True):
     """``struct tcp_info`` of Linux."""
 
@@ -325,6 +395,7 @@ AnyRequest: TypeAlias = (
     | Inform
     | Status
     | Trace
+    | Follow
     | Rebind
     | Wake
 )
@@ -337,6 +408,7 @@ AnyReply: TypeAlias = (
     | Bound
     | Facts
     | Report
+    | Events
     | Info
     | Done
     | Failed
@@ -389,6 +461,11 @@ def unpack_accepted(record: bytes) -> tuple[int, tuple[bytes, int], tuple[bytes,
     id_, family, remote, remote_port, local, local_port = ACCEPTED.unpack(record)
     size = 4 if family == 4 else 16
     return id_, (remote[:size], remote_port), (local[:size], local_port)
+
+
+def address_text(address: bytes) -> str:
+    """A packed address as people write it."""
+    return str(ipaddress.ip_address(address))
 
 
 def pack_datagram(address: bytes, port: int) -> bytes:

@@ -18,11 +18,14 @@ from lab_domain import DNS_PORT, NODE_PORT, NTMPATCH, START_TIMEOUT, DomainNode,
 from lab_nat import NatKind
 from wire_decryptor import Decryptor
 
+from ntmpatch.runtime.trace import TRACE_VARIABLE
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from lab import Host, Lab, Process
+    from trace_files import TraceFiles
 
 PARENT = "example"
 DOMAINS = {"a": "a.example", "b": "b.example"}
@@ -48,12 +51,16 @@ def fqdn_of(name: str) -> str:
 
 
 class Federation:
-    """The hosts, with DNS and all servers running; nodes are started by the test."""
+    """The hosts, with DNS and all servers running; nodes are started by the test.
 
-    def __init__(self, lab: Lab, directory: Path) -> None:
+    ``traces``: who gets the steps that each party tells (see trace_files.py), if anybody.
+    """
+
+    def __init__(self, lab: Lab, directory: Path, traces: TraceFiles | None = None) -> None:
         self.directory = directory
         self.lab = lab
-        switch = lab.switch()
+        self._traces = traces
+        self.switch = switch = lab.switch()
         names = ["account", "parent", "resolver", "mn", "router"]
         names += [f"{label}-{role}" for label in DOMAINS for role in ROLES]
         self.hosts: dict[str, Host] = {name: lab.host(name) for name in names}
@@ -82,7 +89,10 @@ class Federation:
 
     def environment(self, name: str) -> dict[str, str]:
         """What programs of a host see; their handshakes can be opened."""
-        return {**clean_environment(), "NTMPATCH_KEYLOG": str(self._key_log(name))}
+        environment = {**clean_environment(), "NTMPATCH_KEYLOG": str(self._key_log(name))}
+        if self._traces is not None:
+            environment[TRACE_VARIABLE] = self._traces.open(name)
+        return environment
 
     def decryptor(self) -> Decryptor:
         """Opens what was recorded, by the keys of everybody."""

@@ -12,6 +12,7 @@ from ntmpatch.packet.stack import Stack
 from ntmpatch.patch.settings import Settings
 from ntmpatch.runtime.alarm import Alarm
 from ntmpatch.runtime.door import Door, NameLookupError
+from ntmpatch.runtime.event_feed import EventFeed
 from ntmpatch.runtime.hub import HubThread
 from ntmpatch.wire import local
 from ntmpatch.wire.segments import cut
@@ -77,6 +78,7 @@ class Service:
         self.stack = Stack(rng=random.Random(number), now=time.monotonic(), drops=self.drops)
         for address in (self.ipv4, self.ipv6):
             self.stack.add_address(address)
+        self.feed = EventFeed()
         self.lookups = []
         self.rebound = None
 
@@ -112,6 +114,9 @@ class Service:
 
     def status(self):
         return {"fqdn": self.fqdn}
+
+    def follow(self, after, patience):
+        return self.feed.after(after, patience)
 
     def wake(self, _payload):
         raise NotImplementedError

@@ -1,0 +1,1 @@
+"""The parts of the soak: servers of a process each, moves, traffic, and what is watched."""
