@@ -84,6 +84,12 @@ class Unreachable(NamedTuple):
     public_key: bytes
 
 
+class Suspected(NamedTuple):
+    """The path in use does not answer, or we have moved: all are challenged."""
+
+    public_key: bytes
+
+
 class _Alarm(enum.Enum):
     PROBE = 1
     WATCH = 2
@@ -99,6 +105,8 @@ class _Way(Generic[P]):
     path: P
     relayed: bool
     proven: bool = False
+    leaving: bool = False
+    """It works, and will not for long: any other that is proven is better."""
     rtt: float | None = None
     pending: dict[bytes, float] = field(default_factory=dict)
     """Challenges on their way, and when they were sent."""
@@ -151,12 +159,17 @@ class PathManager(Generic[P]):
         self._drops = drops
         self._peers: dict[bytes, _Peer[P]] = {}
         self._timers: TimerQueue[tuple[_Peer[P], _Alarm, _Way[P] | None]] = TimerQueue()
-        self._events: deque[PathChanged | Unreachable] = deque()
+        self._events: deque[PathChanged | Suspected | Unreachable] = deque()
 
     # --- what the runtime says ---------------------------------------------------------------
 
-    def watch(self, peer: Peer[P], paths: Sequence[P], now: float) -> None:
-        """Take charge of a peer, or learn of more paths to it, likely ones first."""
+    def watch(
+        self, peer: Peer[P], paths: Sequence[P], now: float, *, leaving: Sequence[P] = ()
+    ) -> None:
+        """Take charge of a peer, or learn of more paths to it, likely ones first.
+
+        Data stays on one of ``leaving`` only until another is proven.
+        """
         known = self._peers.get(peer.public_key)
         if known is None or known.peer is not peer:
             known = _Peer(peer, controlling=self._own_key > peer.public_key)
@@ -167,6 +180,9 @@ class PathManager(Generic[P]):
             peer.endpoint = paths[0]
         elif peer.endpoint is not None:
             self._add(known, peer.endpoint)
+        for way in known.ways.values():
+            way.leaving = way.path in leaving
+        self._leave(known, now)
         current = known.current
         if paths and (known.suspected or current is None or not current.proven):
             # Nothing is known to work: the tunnel request goes where the direction says.
@@ -253,7 +269,7 @@ class PathManager(Generic[P]):
 
     # --- what the runtime asks ---------------------------------------------------------------
 
-    def poll_event(self) -> PathChanged | Unreachable | None:
+    def poll_event(self) -> PathChanged | Suspected | Unreachable | None:
         """The next thing to know."""
         return self._events.popleft() if self._events else None
 
@@ -393,6 +409,8 @@ class PathManager(Generic[P]):
             self._use(known, way, now, abrupt=False)
 
     def _is_better(self, known: _Peer[P], way: _Way[P], current: _Way[P], now: float) -> bool:
+        if way.leaving != current.leaving:
+            return current.leaving
         if way.relayed != current.relayed:
             return current.relayed
         if not known.controlling or now - known.changed_at < DWELL_TIME:
@@ -434,6 +452,7 @@ class PathManager(Generic[P]):
     def _try_all(self, known: _Peer[P], now: float, *, used: bool = False) -> None:
         """Challenge every path; the one in use may yet answer."""
         known.suspected = True
+        self._events.append(Suspected(known.peer.public_key))
         current = known.current
         for way in list(known.ways.values()):
             rtt = way.timing()
@@ -468,8 +487,14 @@ class PathManager(Generic[P]):
             return
         if current is not None:
             current.proven = False
-        best = min(proven, key=lambda way: (way.relayed, way.timing()))
-        self._use(known, best, now, abrupt=True)
+        self._use(known, _best(proven), now, abrupt=True)
+
+    def _leave(self, known: _Peer[P], now: float) -> None:
+        """If the path in use is to be left, and there is another already, go there."""
+        current = known.current
+        others = [way for way in known.ways.values() if way.proven and not way.leaving]
+        if others and current is not None and current.leaving:
+            self._use(known, _best(others), now, abrupt=False)
 
     # --- changing ----------------------------------------------------------------------------
 
@@ -495,16 +520,17 @@ class PathManager(Generic[P]):
         way, current = known.ways.get(path), known.current
         if way is None or now < way.banned_until:
             return
-        is_upgrade = current is not None and current.relayed and not way.relayed
+        is_upgrade = current is not None and (
+            (current.leaving and not way.leaving) or (current.relayed and not way.relayed)
+        )
+        old_works = current is not None and current.proven and not known.suspected
+        changed = PathChanged(known.peer.public_key, not (is_upgrade and old_works))
         if way.proven:
             if told or not known.controlling or known.suspected or is_upgrade:
-                old_works = current is not None and current.proven and not known.suspected
                 self._end_trial(known)
                 known.peer.endpoint = path
                 known.changed_at = now
-                self._events.append(
-                    PathChanged(known.peer.public_key, not (is_upgrade and old_works))
-                )
+                self._events.append(changed)
             return
         if not known.on_trial:
             known.trial_before = known.peer.endpoint
@@ -515,7 +541,7 @@ class PathManager(Generic[P]):
         trial = max(4 * way.timing(), MIN_TRIAL)
         self._probe(known, way, (trial / 6, trial / 3, trial / 2), now)
         self._timers.arm((known, _Alarm.TRIAL, None), now + trial)
-        self._events.append(PathChanged(known.peer.public_key, abrupt=True))
+        self._events.append(changed)
 
     def _end_trial(self, known: _Peer[P]) -> None:
         known.on_trial = False
@@ -535,3 +561,8 @@ class PathManager(Generic[P]):
             known.peer.endpoint = before
             self._events.append(PathChanged(known.peer.public_key, abrupt=True))
         self._try_all(known, now)
+
+
+def _best(ways: Sequence[_Way[P]]) -> _Way[P]:
+    """The one to use of several that are proven."""
+    return min(ways, key=lambda way: (way.leaving, way.relayed, way.timing()))

@@ -14,10 +14,10 @@ import gevent
 import gevent.event
 
 from ntmpatch.base.addresses import Endpoint, in_domain
-from ntmpatch.handover.paths import PathChanged, PathManager
+from ntmpatch.handover.bindings import RelayedEndpoint, RelayFailed, Released
+from ntmpatch.handover.paths import PathChanged, PathManager, Suspected
 from ntmpatch.negotiation.node import NameUnknown, NodeNegotiation
 from ntmpatch.packet.tunnel.tunnel import EndpointChanged, Established, Expired
-from ntmpatch.runtime.carrier import RelayedEndpoint
 from ntmpatch.runtime.door import NameLookupError
 from ntmpatch.runtime.handover import Handover, ends_connection
 from ntmpatch.runtime.interfaces import concrete
@@ -92,6 +92,8 @@ class ManagedPeers:
             before_wait=self._before_wait,
             on_link_failed=self._link_failed,
             paths=self._make_paths,
+            is_in_use=self._is_in_use,
+            on_relay=self._relay_event,
             gso=settings.offload,
         )
         self.carrier: Carrier = self._station.carrier
@@ -129,6 +131,8 @@ class ManagedPeers:
         while (event := self._paths.poll_event()) is not None:
             if isinstance(event, PathChanged):
                 self._packets.path_changed(event.public_key, now, abrupt=event.abrupt)
+            elif isinstance(event, Suspected):
+                self._station.relays.check(event.public_key, now)
             else:
                 self._negotiation.unreachable(event.public_key, now)
         return self._packets.flush(now)
@@ -138,6 +142,10 @@ class ManagedPeers:
         peer = self._station.tunnel.peers.get(public_key)
         session = None if peer is None else peer.current
         return session is not None and time.monotonic() < session.reject_at
+
+    def _relay_event(self, event: RelayFailed | Released, now: float) -> None:
+        if isinstance(event, RelayFailed):
+            self._negotiation.relay_failed(event.public_key, event.relay_key, now)
 
     def start(self) -> None:
         """Begin to register."""
@@ -278,6 +286,7 @@ class ManagedPeers:
                 "name": self._names.get(key, key[:8].hex()),
                 **describe_peer(peer, now),
                 "paths": self._paths.describe(key),
+                "relays": self._station.relays.describe(key),
             }
             for key, peer in self.carrier.tunnel.peers.items()
         ]
