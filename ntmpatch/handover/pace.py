@@ -21,3 +21,7 @@ LOOK_AROUND_INTERVAL = 10.0
 """Seconds between looks for something better, and at what is kept warm, while there is traffic."""
 LOOK_INTERVALS = (0.5, 0.5)
 """Seconds between challenges of such a look."""
+MAX_WAYS = 24
+"""Paths of one peer that are kept in mind."""
+MAX_PENDING = 8
+"""Challenges of one path that may be answered."""

@@ -26,7 +26,9 @@ from ntmpatch.handover.ways import (
     UNREACHABLE_AFTER,
     Alarm,
     PathChanged,
+    PathEvent,
     PeerPaths,
+    Suspected,
     Unreachable,
     Way,
 )
@@ -53,10 +55,6 @@ if TYPE_CHECKING:
 
 P = TypeVar("P")
 
-MAX_WAYS = 24
-"""Paths of one peer that are kept in mind."""
-MAX_PENDING = 8
-
 
 class PathManager(Generic[P]):
     """The paths of all peers that were given to `watch`; it alone sets their endpoints."""
@@ -80,7 +78,7 @@ class PathManager(Generic[P]):
         self._keeps_warm = keeps_warm
         self._peers: dict[bytes, PeerPaths[P]] = {}
         self._timers: TimerQueue[tuple[PeerPaths[P], Alarm, Way[P] | None]] = TimerQueue()
-        self._events: deque[PathChanged | Unreachable] = deque()
+        self._events: deque[PathEvent] = deque()
         self._candidates: Candidates[P] = Candidates(self._timers, entropy, drops)
         self._guessing: PortGuessing[P] = PortGuessing(
             self._timers, entropy, ends.paths_to, open_ports, close_ports
@@ -89,11 +87,18 @@ class PathManager(Generic[P]):
     # --- what the runtime says ---------------------------------------------------------------
 
     def watch(
-        self, peer: Peer[P], paths: Sequence[P], now: float, endpoints: Iterable[Endpoint] = ()
+        self,
+        peer: Peer[P],
+        paths: Sequence[P],
+        now: float,
+        endpoints: Iterable[Endpoint] = (),
+        *,
+        leaving: Sequence[P] = (),
     ) -> None:
         """Take charge of a peer, or learn of more paths to it, likely ones first.
 
-        ``endpoints``: where it may be, of whatever family; each is tried from each of our ends.
+        ``endpoints``: where it may be, to be tried from each of our ends. Data stays on one of
+        ``leaving`` only until another is proven.
         """
         known = self._peers.get(peer.public_key)
         if known is None or known.peer is not peer:
@@ -109,7 +114,12 @@ class PathManager(Generic[P]):
             peer.endpoint = paths[0]
         elif peer.endpoint is not None:
             self._add(known, peer.endpoint)
-        current = known.current
+        for way in known.ways.values():
+            way.leaving = way.path in leaving
+        current, other = known.current, known.other()
+        if current is not None and current.leaving and other is not None and not other.leaving:
+            current = other
+            self._use(known, other, now, abrupt=False)
         if paths and (known.suspected or current is None or not current.proven):
             # Nothing is known to work: the tunnel request goes where the direction says.
             self._use(known, known.ways[paths[0]], now, abrupt=False, tell=False)
@@ -238,7 +248,7 @@ class PathManager(Generic[P]):
 
     # --- what the runtime asks ---------------------------------------------------------------
 
-    def poll_event(self) -> PathChanged | Unreachable | None:
+    def poll_event(self) -> PathEvent | None:
         """The next thing to know."""
         return self._events.popleft() if self._events else None
 
@@ -278,7 +288,7 @@ class PathManager(Generic[P]):
         """A path that was not known; None if it was, or if there are too many."""
         if path in known.ways:
             return None
-        if len(known.ways) >= MAX_WAYS and not self._make_room(known):
+        if len(known.ways) >= pace.MAX_WAYS and not self._make_room(known):
             self._drops.drop(Drop.PATH_TOO_MANY)
             return None
         way = Way(path, self._ends.is_relayed(path), self._cost(known, path))
@@ -323,7 +333,7 @@ class PathManager(Generic[P]):
         identifier = self._entropy(IDENTIFIER_SIZE)
         message = PathMessage(CHALLENGE, USED if used else 0, identifier)
         if known.peer.send_by(way.path, encode_path_message(message, padded=used), now):
-            while len(way.pending) >= MAX_PENDING:
+            while len(way.pending) >= pace.MAX_PENDING:
                 del way.pending[next(iter(way.pending))]
             way.pending[identifier] = now
 
@@ -477,6 +487,7 @@ class PathManager(Generic[P]):
         if not known.suspected:
             known.suspected = True
             known.suspected_at = now
+        self._events.append(Suspected(known.peer.public_key))
         current = known.current
         # The one in use last: where the newest message comes from is where the peer follows to.
         for way in sorted(known.ways.values(), key=lambda way: way is current):
@@ -507,17 +518,11 @@ class PathManager(Generic[P]):
     def _settle(self, known: PeerPaths[P], now: float) -> None:
         """The path in use has not answered: take the best of those that have."""
         current = known.current
-        since = known.suspected_at if known.suspected else float("-inf")
-        proven = [
-            way
-            for way in known.ways.values()
-            if way.proven and way is not current and way.answered_at >= since
-        ]
-        if not proven or not (known.suspected or current is None or not current.proven):
+        best = known.other(known.suspected_at if known.suspected else float("-inf"))
+        if best is None or not (known.suspected or current is None or not current.proven):
             return
         if current is not None:
             current.proven = False
-        best = min(proven, key=Way.order)
         self._use(known, best, now, abrupt=True)
 
     # --- changing ----------------------------------------------------------------------------
@@ -547,6 +552,7 @@ class PathManager(Generic[P]):
         old_works = current is not None and current.proven and not known.suspected
         is_upgrade = current is not None and way.rank() < current.rank()
         is_like = current is None or way.rank() == current.rank()
+        changed = PathChanged(known.peer.public_key, not (is_upgrade and old_works))
         if way.proven:
             # What still comes by the worse of two that work was sent before the peer had changed.
             may_follow = not old_works or is_upgrade or (is_like and not known.controlling)
@@ -554,9 +560,7 @@ class PathManager(Generic[P]):
                 self._end_trial(known)
                 known.peer.endpoint = path
                 known.changed_at = now
-                self._events.append(
-                    PathChanged(known.peer.public_key, not (is_upgrade and old_works))
-                )
+                self._events.append(changed)
             return
         if not known.on_trial:
             known.trial_before = known.peer.endpoint
@@ -568,7 +572,7 @@ class PathManager(Generic[P]):
         trial = max(4 * way.timing(), pace.MIN_TRIAL)
         self._probe(known, way, (trial / 6, trial / 3, trial / 2), now)
         self._timers.arm((known, Alarm.TRIAL, None), now + trial)
-        self._events.append(PathChanged(known.peer.public_key, abrupt=True))
+        self._events.append(changed)
 
     def _feed(self, known: PeerPaths[P]) -> None:
         """More may be sent than before: what could not be is lost like what was under way."""

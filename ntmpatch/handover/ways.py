@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,6 +34,19 @@ COST_METERED = 2
 """Of a path over a network that is paid by the byte: everything else is better."""
 
 
+class PortedEndpoint(NamedTuple):
+    """A peer as it is reached from another port of ours than the one that is everybody's."""
+
+    port: int
+    """Number of the port, as whoever opened it gave it."""
+    remote: Endpoint
+    name: str
+    """What the port is for."""
+
+    def __str__(self) -> str:
+        return f"{self.remote} by {self.name}"
+
+
 class PathChanged(NamedTuple):
     """Data goes another way. ``abrupt``: what was under way on the old one is taken for lost."""
 
@@ -45,6 +58,15 @@ class Unreachable(NamedTuple):
     """No path to the peer answers, and something is to be sent to it."""
 
     public_key: bytes
+
+
+class Suspected(NamedTuple):
+    """The path in use does not answer, or we have moved: all are challenged."""
+
+    public_key: bytes
+
+
+PathEvent: TypeAlias = PathChanged | Suspected | Unreachable
 
 
 class Alarm(enum.Enum):
@@ -80,6 +102,8 @@ class Way(Generic[P]):
     relayed: bool
     cost: int = 0
     proven: bool = False
+    leaving: bool = False
+    """It works, and will not for long: any other that is proven is better."""
     rtt: float | None = None
     answered_at: float = float("-inf")
     pending: dict[bytes, float] = field(default_factory=dict)
@@ -93,11 +117,11 @@ class Way(Generic[P]):
         """The round trip to count with."""
         return min(max(self.rtt or DEFAULT_RTT, MIN_RTT), MAX_RTT)
 
-    def rank(self) -> tuple[bool, bool, int]:
+    def rank(self) -> tuple[bool, bool, bool, int]:
         """What decides before the round trip does; less is better."""
-        return self.cost >= COST_METERED, self.relayed, self.cost
+        return self.leaving, self.cost >= COST_METERED, self.relayed, self.cost
 
-    def order(self) -> tuple[bool, tuple[bool, bool, int], float]:
+    def order(self) -> tuple[bool, tuple[bool, bool, bool, int], float]:
         """Of several ways the least is to be taken."""
         return not self.proven, self.rank(), self.timing()
 
@@ -135,13 +159,26 @@ class PeerPaths(Generic[P]):
         """Whether a direct path is known to work."""
         return any(way.proven and not way.relayed for way in self.ways.values())
 
+    def other(self, since: float = float("-inf")) -> Way[P] | None:
+        """The best way beside the one in use, of those that have answered since then."""
+        current = self.current
+        return min(
+            (
+                way
+                for way in self.ways.values()
+                if way.proven and way is not current and way.answered_at >= since
+            ),
+            key=Way.order,
+            default=None,
+        )
+
     def is_better(self, way: Way[P], current: Way[P], now: float) -> bool:
         """Whether to leave a path that works for ``way``, which does as well."""
         rank, rank_now = way.rank(), current.rank()
         has_dwelt = now - self.changed_at >= DWELL_TIME
         if rank != rank_now:
             # From a relay to a direct way at once; what costs less may wait until it has lasted.
-            return rank < rank_now and (has_dwelt or rank[:2] < rank_now[:2])
+            return rank < rank_now and (has_dwelt or rank[:3] < rank_now[:3])
         if not self.controlling or not has_dwelt or way.rtt is None or current.rtt is None:
             return False
         return way.rtt < BETTER_SHARE * current.rtt - BETTER_BY

@@ -7,10 +7,12 @@ kinds of inner payload, IP packets and control messages, sorted to those who wan
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.base.drops import Drop
+from ntmpatch.handover.bindings import RelayedEndpoint
+from ntmpatch.handover.ways import PortedEndpoint
 from ntmpatch.packet.capsulation import Capsulator
 from ntmpatch.packet.tunnel.tunnel import Established, HeardElsewhere, Waiting
 from ntmpatch.runtime.alarm import Alarm
@@ -24,30 +26,11 @@ from ntmpatch.wire.wireguard import MIN_DATA_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ntmpatch.handover.bindings import RelayBindings
     from ntmpatch.handover.paths import PathManager
     from ntmpatch.packet.tunnel.peer import Peer
     from ntmpatch.packet.tunnel.tunnel import Tunnel, TunnelEvent
     from ntmpatch.wire.segments import SuperSegment
-
-
-class RelayedEndpoint(NamedTuple):
-    """A peer behind a relay server: its session there, and how its frames begin."""
-
-    relay: Endpoint
-    header: bytes
-
-
-class PortedEndpoint(NamedTuple):
-    """A peer as it is reached from another port of ours than the one that is everybody's."""
-
-    port: int
-    """Number of the port, as `Carrier.open_port` gave it."""
-    remote: Endpoint
-    name: str
-    """What the port is for."""
-
-    def __str__(self) -> str:
-        return f"{self.remote} by {self.name}"
 
 
 class StreamLink(Protocol):
@@ -68,7 +51,8 @@ class Carrier:
     ``on_control(peer, payload, path, now)`` one control message; ``on_event`` the tunnel's events;
     ``before_wait(now)`` runs once after each wake-up, when output should be made, and returns the
     next instant at which the cores above want to be called (None: never).
-    ``paths`` is told how peers are reached, and says so for those that it watches.
+    ``paths`` is told how peers are reached, and says so for those that it watches; ``relays``
+    binds our ends of relayed sessions, whose frames are accepted.
     ``on_datagram(buffer, segment_size, source)`` sees a batch first and may claim it (relaying).
     """
 
@@ -82,10 +66,12 @@ class Carrier:
         before_wait: Callable[[float], float | None],
         on_datagram: Callable[[memoryview, int, Endpoint], bool] | None = None,
         paths: PathManager[Path] | None = None,
+        relays: RelayBindings | None = None,
         gso: bool = True,
     ) -> None:
         self.tunnel = tunnel
         self._paths = paths
+        self._relays = relays
         self._on_packets = on_packets
         self._on_control = on_control
         self._on_event = on_event
@@ -99,7 +85,6 @@ class Carrier:
         self._further: dict[int, UdpPort] = {}
         self._next_port = 1
         self._arena = bytearray(ARENA_SIZE)
-        self._relays: set[RelayedEndpoint] = set()
         self._capsulator = Capsulator()
         self._alarm = Alarm(self.wake)
         self._flushing = False
@@ -185,14 +170,6 @@ class Carrier:
             if peer.roams:
                 peer.keepalive(now)
         self.wake()
-
-    def relay_through(self, relayed: RelayedEndpoint) -> None:
-        """Accept frames of that session from that relay."""
-        self._relays.add(relayed)
-
-    def forget_relay(self, relayed: RelayedEndpoint) -> None:
-        """Accept such frames no more."""
-        self._relays.discard(relayed)
 
     def close(self) -> None:
         """Close the ports; nothing is sent or received any more."""
@@ -291,9 +268,17 @@ class Carrier:
                 due_at = paths.poll_timeout()
                 if due_at is not None and due_at <= now:
                     paths.handle_timeout(now)
+            relays = self._relays
+            if relays is not None:
+                due_at = relays.poll_timeout()
+                if due_at is not None and due_at <= now:
+                    relays.handle_timeout(now)
+                self._send_bindings(relays)  # before data, which needs them
             # What lets a peer follow us goes before the data that it is to follow by.
             self._transmit_all()
             wanted_at = self._before_wait(now)
+            if relays is not None:
+                self._send_bindings(relays)
             self._drain_events(now)
             self._transmit_all()
         finally:
@@ -302,6 +287,13 @@ class Carrier:
         self._alarm.ask(tunnel.poll_timeout())
         if paths is not None:
             self._alarm.ask(paths.poll_timeout())
+        if relays is not None:
+            self._alarm.ask(relays.poll_timeout())
+
+    def _send_bindings(self, relays: RelayBindings) -> None:
+        while (transmit := relays.poll_transmit()) is not None:
+            relay, frame = transmit
+            self.send_datagram(frame, relay)
 
     def _transmit_all(self) -> None:
         poll_transmit = self.tunnel.poll_transmit
@@ -331,12 +323,14 @@ class Carrier:
         self.receive(buffer, segment_size, source)
 
     def _relayed_batch(self, buffer: memoryview, segment_size: int, source: Endpoint) -> None:
+        relays = self._relays
         for start in range(0, len(buffer), segment_size):
             frame = buffer[start : start + segment_size]
             path = RelayedEndpoint(source, bytes(frame[:RELAY_HEADER_SIZE]))
-            if frame[1] != FRAME_DATA and any(known.relay == source for known in self._relays):
-                continue  # the relay's answer to a binding of ours
-            if path not in self._relays:
+            if relays is not None and frame[1] != FRAME_DATA:
+                relays.receive(frame, source, time.monotonic())
+                continue
+            if relays is None or not relays.accepts(path):
                 self.tunnel.drops.drop(Drop.RELAY_UNKNOWN_SESSION)
                 continue
             message = frame[RELAY_HEADER_SIZE:]

@@ -12,8 +12,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from ntmpatch.base.addresses import Endpoint
-from ntmpatch.handover.ways import COST_METERED, Ends
-from ntmpatch.runtime.carrier import PortedEndpoint, RelayedEndpoint
+from ntmpatch.handover.bindings import RelayedEndpoint
+from ntmpatch.handover.ways import COST_METERED, Ends, PortedEndpoint
 from ntmpatch.wire.paths import Candidate, CandidateKind
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ntmpatch.runtime.carrier import RelayedEndpoint
+from ntmpatch.handover.bindings import RelayedEndpoint
 from ntmpatch.wire import local
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ import gevent
 import gevent.event
 
 from ntmpatch.base.addresses import Endpoint, in_domain
+from ntmpatch.handover.bindings import RelayFailed, Released
 from ntmpatch.handover.paths import PathManager
-from ntmpatch.handover.ways import PathChanged
+from ntmpatch.handover.ways import PathChanged, Suspected
 from ntmpatch.negotiation.node import NameUnknown, NodeNegotiation
 from ntmpatch.packet.tunnel.tunnel import EndpointChanged, Established, Expired
 from ntmpatch.runtime.alarm import Alarm
@@ -105,6 +106,8 @@ class ManagedPeers:
             before_wait=self._before_wait,
             on_link_failed=self._link_failed,
             paths=self._make_paths,
+            is_in_use=self._is_in_use,
+            on_relay=self._relay_event,
             gso=settings.offload,
         )
         self.carrier: Carrier = self._station.carrier
@@ -151,6 +154,8 @@ class ManagedPeers:
                 self._packets.path_changed(event.public_key, now, abrupt=event.abrupt)
                 self._events.path_changed(event.public_key, abrupt=event.abrupt)
                 self._follow_network(event.public_key)
+            elif isinstance(event, Suspected):
+                self._station.relays.check(event.public_key, now)
             else:
                 self._negotiation.unreachable(event.public_key, now)
                 self._events.unreachable(event.public_key)
@@ -166,6 +171,10 @@ class ManagedPeers:
         peer = self._station.tunnel.peers.get(public_key)
         session = None if peer is None else peer.current
         return session is not None and time.monotonic() < session.reject_at
+
+    def _relay_event(self, event: RelayFailed | Released, now: float) -> None:
+        if isinstance(event, RelayFailed):
+            self._negotiation.relay_failed(event.public_key, event.relay_key, now)
 
     def start(self) -> None:
         """Begin to register."""
@@ -368,6 +377,7 @@ class ManagedPeers:
                 "name": self._names.get(key, key[:8].hex()),
                 **describe_peer(peer, now),
                 "paths": known.describe() if (known := self._paths.of(key)) is not None else [],
+                "relays": self._station.relays.describe(key),
             }
             for key, peer in self.carrier.tunnel.peers.items()
         ]

@@ -14,10 +14,10 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-import gevent
-
+from ntmpatch.handover.bindings import RelayBindings, RelayedEndpoint, Released
+from ntmpatch.handover.ways import PortedEndpoint
 from ntmpatch.packet.tunnel.tunnel import Admitted, EndpointChanged, Established, Tunnel
-from ntmpatch.runtime.carrier import Carrier, Path, PortedEndpoint, RelayedEndpoint
+from ntmpatch.runtime.carrier import Carrier, Path
 from ntmpatch.runtime.interfaces import is_routable
 from ntmpatch.runtime.jobs import Jobs
 from ntmpatch.runtime.keylog import key_log
@@ -36,13 +36,13 @@ from ntmpatch.signalling.effects import (
     Traced,
     Work,
 )
-from ntmpatch.wire.relay import bind_frame, data_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ntmpatch.base.addresses import Endpoint
     from ntmpatch.base.drops import DropCounter
+    from ntmpatch.handover.bindings import RelayFailed
     from ntmpatch.handover.paths import PathManager
     from ntmpatch.packet.tunnel.peer import Peer
     from ntmpatch.packet.tunnel.tunnel import TunnelEvent
@@ -56,13 +56,6 @@ log = logging.getLogger("ntmpatch.station")
 FIRST_RETRIES = (0.1, 0.2, 0.4, 0.8)
 """Seconds between the first tunnel requests to a peer, before WireGuard's 5 s: both ends have just
 been told of each other, and whichever learns it later has missed the first."""
-
-RELAY_BIND_INTERVAL = 15.0
-"""Seconds between repeated bindings at a relay, so that NATs and the relay keep them."""
-
-RELAY_RETIREMENT = 10.0
-"""Seconds in which frames of a relayed session that was replaced are still accepted."""
-RELAY_BIND_RETRIES = (0.1, 0.3, 0.9)
 
 
 class Station:
@@ -86,6 +79,8 @@ class Station:
         group: Callable[[], AbstractContextManager[None]] = nullcontext,
         on_link_failed: Callable[[bytes, float], None] | None = None,
         paths: Callable[[Tunnel[Path]], PathManager[Path]] | None = None,
+        is_in_use: Callable[[bytes], bool] = lambda _: True,
+        on_relay: Callable[[RelayFailed | Released, float], None] | None = None,
         gso: bool = True,
         drops: DropCounter | None = None,
     ) -> None:
@@ -102,6 +97,9 @@ class Station:
         )
         self.paths = paths(self.tunnel) if paths is not None else None
         """How nodes are reached; without, they are where they were last heard from."""
+        self.relays = RelayBindings(
+            is_used=self._is_used, is_active=is_in_use, drops=self.tunnel.drops
+        )
         self.party = make_party(self.tunnel.public_key)
         self.party.traced = trace.active
         self.carrier = Carrier(
@@ -112,6 +110,7 @@ class Station:
             before_wait=self._run,
             on_datagram=on_datagram,
             paths=self.paths,
+            relays=self.relays,
             gso=gso,
         )
         self._trace = trace
@@ -119,8 +118,8 @@ class Station:
         self._on_event = on_event
         self._above = before_wait
         self._on_link_failed = on_link_failed
+        self._on_relay = on_relay
         self._links: dict[bytes, NodeLink] = {}
-        self._relays: dict[bytes, _RelayBinding] = {}
         self._contacts: dict[bytes, Contact] = {}
         self._jobs = Jobs(self._worked, group)
         self._to_call: list[Peer[Path]] = []
@@ -133,16 +132,13 @@ class Station:
         """Close links and ports."""
         for link in self._links.values():
             link.close()
-        for binding in self._relays.values():
-            binding.close()
         self._jobs.close()
         self.carrier.close()
 
     def rebind(self, binds: Sequence[Endpoint]) -> None:
         """Move to other local addresses: new ports, and every peer is told at once."""
         self.carrier.bind(binds)
-        for binding in self._relays.values():
-            binding.refresh()
+        self.relays.refresh(time.monotonic())
         if self.paths is not None:
             self.paths.network_changed(time.monotonic())
         self.carrier.announce()
@@ -160,8 +156,7 @@ class Station:
         ``is_dead(local)`` says which connections, by their own end, are to be made anew; ``own``
         where peers may find us now; ``is_stale`` which paths begin elsewhere than before.
         """
-        for binding in self._relays.values():
-            binding.refresh()
+        self.relays.refresh(time.monotonic())
         if self.paths is not None:
             self.paths.network_changed(time.monotonic(), own, is_stale)
         self.carrier.announce()
@@ -207,8 +202,20 @@ class Station:
         if link is not None and isinstance(event, Established):
             link.established()
 
+    def _is_used(self, public_key: bytes, path: RelayedEndpoint) -> bool:
+        peer = self.tunnel.peers.get(public_key)
+        return peer is not None and peer.endpoint == path
+
+    def _hear_of_relays(self, now: float) -> None:
+        while (event := self.relays.poll_event()) is not None:
+            if isinstance(event, Released) and self.paths is not None:
+                self.paths.gone(event.public_key, event.path)
+            if self._on_relay is not None:
+                self._on_relay(event, now)
+
     def _run(self, now: float) -> float | None:
         party = self.party
+        self._hear_of_relays(now)
         due_at = party.poll_timeout()
         if due_at is not None and due_at <= now:
             party.handle_timeout(now)
@@ -301,7 +308,9 @@ class Station:
             direct = self.reachable(contact.endpoints)
             ways = [path, *direct] if path is not None else direct
             unique = list(dict.fromkeys(ways))
-            self.paths.watch(peer, unique, time.monotonic(), contact.endpoints)
+            leaving = self.relays.replaced(contact.public_key)
+            now = time.monotonic()
+            self.paths.watch(peer, unique, now, contact.endpoints, leaving=leaving)
         if contact.connection:
             link = self._links.get(contact.public_key)
             if link is None or link.endpoints != contact.endpoints:
@@ -317,18 +326,10 @@ class Station:
         if contact.connection:
             return None
         if contact.relay is not None:
-            binding = self._relays.get(contact.public_key)
-            if binding is None or binding.route != contact.relay:
-                if binding is not None:
-                    binding.retire()
-                    if self.paths is not None:
-                        self.paths.gone(contact.public_key, binding.path)
-                relay = self._reachable(contact.relay.endpoints)
-                if relay is None:
-                    return None
-                binding = _RelayBinding(self, contact, relay)
-                self._relays[contact.public_key] = binding
-            return binding.path
+            relay = self._reachable(contact.relay.endpoints)
+            if relay is None:
+                return None
+            return self.relays.take(contact.public_key, contact.relay, relay, time.monotonic())
         return self._reachable(contact.endpoints)
 
     def _link_failed(self, public_key: bytes) -> None:
@@ -353,55 +354,13 @@ class Station:
         link = self._links.pop(public_key, None)
         if link is not None:
             link.close()
-        binding = self._relays.pop(public_key, None)
-        if binding is not None:
-            binding.close()
+        self.relays.forget(public_key)
         peer = self.tunnel.peers.get(public_key)
         self.tunnel.remove_peer(public_key)
         if self.paths is not None:
             self.paths.forget(public_key)
         if peer is not None and isinstance(peer.endpoint, TunnelStream):
             peer.endpoint.close()
-
-
-class _RelayBinding:
-    """Keeps this end of a relayed session known to its relay server."""
-
-    def __init__(self, station: Station, contact: Contact, relay: Endpoint) -> None:
-        assert contact.relay is not None
-        self.route = contact.relay
-        self.path = RelayedEndpoint(relay, data_header(self.route.session_id))
-        self._station = station
-        station.carrier.relay_through(self.path)
-        self._task = gevent.spawn(self._keep_bound)
-        self._send()
-
-    def refresh(self) -> None:
-        self._task.kill(block=False)
-        self._send()
-        self._task = gevent.spawn(self._keep_bound)
-
-    def close(self) -> None:
-        self._task.kill(block=False)
-        self._station.carrier.forget_relay(self.path)
-
-    def retire(self) -> None:
-        """Another session takes over; what the far end still sends in this one is welcome."""
-        self._task.kill(block=False)
-        gevent.spawn_later(RELAY_RETIREMENT, self._station.carrier.forget_relay, self.path)
-
-    def _send(self) -> None:
-        route = self.route
-        frame = bind_frame(route.session_id, route.side, route.capability, time.time_ns())
-        self._station.carrier.send_datagram(frame, self.path.relay)
-
-    def _keep_bound(self) -> None:
-        for interval in RELAY_BIND_RETRIES:
-            gevent.sleep(interval)
-            self._send()
-        while True:
-            gevent.sleep(RELAY_BIND_INTERVAL)
-            self._send()
 
 
 def _ignore_packets(_peer: Peer[Path], _packets: list[memoryview], _now: float) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from ntmpatch.runtime.carrier import RelayedEndpoint
+from ntmpatch.handover.bindings import RelayedEndpoint
 from ntmpatch.signalling.figures import NETWORK_SWITCHING
 
 if TYPE_CHECKING:
