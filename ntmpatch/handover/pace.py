@@ -9,6 +9,8 @@ SUSPECT_RTTS = 2.5
 """Round trips without an answer to data after which a path is suspected."""
 MAX_PATIENCE = 1.0
 """Seconds; where the far end has nothing to say, suspicion was wrong, and comes later next time."""
+DOUBT = 0.5
+"""Seconds without an answer by the path in use, while the peer sends by another one."""
 GRACE_RTTS = 1.25
 """Round trips that the path in use has to answer before another one that answered is taken."""
 MAX_UNREACHABLE_INTERVAL = 8.0

@@ -22,7 +22,6 @@ from ntmpatch.handover import pace
 from ntmpatch.handover.candidates import Candidates, reachable
 from ntmpatch.handover.guessing import PortGuessing
 from ntmpatch.handover.ways import (
-    DEFAULT_RTT,
     UNREACHABLE_AFTER,
     Alarm,
     PathChanged,
@@ -152,12 +151,11 @@ class PathManager(Generic[P]):
     def closed(self, is_closed: Callable[[P], bool], now: float) -> None:
         """Ends of ours are no more; data goes by the best path that is left."""
         for known in self._peers.values():
+            in_use = known.peer.endpoint
             for path in [path for path in known.ways if is_closed(path)]:
-                was_in_use = known.peer.endpoint == path
                 self.gone(known.peer.public_key, path)
-                if was_in_use and known.ways:
-                    best = min(known.ways.values(), key=Way.order)
-                    self._use(known, best, now, abrupt=True)
+            if known.peer.endpoint != in_use and known.ways:
+                self._use(known, min(known.ways.values(), key=Way.order), now, abrupt=True)
 
     def established(self, peer: Peer[P], now: float) -> None:
         """A handshake has succeeded: the way that its last message came works in both directions.
@@ -186,7 +184,7 @@ class PathManager(Generic[P]):
         known = self._peers.get(peer.public_key)
         if known is not None:
             peer.is_watched = True
-            self._timers.arm((known, Alarm.WATCH, None), now + self._patience(known))
+            self._timers.arm((known, Alarm.WATCH, None), now + known.patience())
 
     def message(self, peer: Peer[P], payload: bytes | memoryview, path: P, now: float) -> None:
         """A challenge or an answer came by ``path``."""
@@ -225,6 +223,8 @@ class PathManager(Generic[P]):
                     way.pending.clear()
                     way.banned_until = now
             fresh = self._expand(known)
+            if known.peer.endpoint is None and known.ways:
+                self._use(known, min(known.ways.values(), key=Way.order), now, abrupt=True)
             if known.peer.endpoint is None or is_stale(known.peer.endpoint):
                 self._end_trial(known)
                 self._try_all(known, now, used=True)
@@ -452,20 +452,13 @@ class PathManager(Generic[P]):
 
     # --- silence -----------------------------------------------------------------------------
 
-    def _patience(self, known: PeerPaths[P]) -> float:
-        current = known.current
-        rtt = DEFAULT_RTT if current is None else current.timing()
-        return float(
-            min(pace.SUSPECT_RTTS * rtt * 2 ** min(known.false_alarms, 6), pace.MAX_PATIENCE)
-        )
-
     def _watch_again(self, known: PeerPaths[P], now: float) -> None:
         self._timers.cancel((known, Alarm.SETTLE, None))
         if known.peer.waiting_since is None:
             self._timers.cancel((known, Alarm.WATCH, None))
             known.peer.is_watched = False
         else:
-            self._timers.arm((known, Alarm.WATCH, None), now + self._patience(known))
+            self._timers.arm((known, Alarm.WATCH, None), now + known.patience())
 
     def _look(self, known: PeerPaths[P], now: float) -> None:
         """Has the peer answered what was sent?"""
@@ -474,7 +467,7 @@ class PathManager(Generic[P]):
             known.peer.is_watched = False
             known.false_alarms = 0
             return
-        due_at = since + self._patience(known)
+        due_at = since + known.patience()
         if now < due_at:
             self._timers.arm((known, Alarm.WATCH, None), due_at)
         elif known.peer.current is None:
@@ -507,13 +500,11 @@ class PathManager(Generic[P]):
 
     def _settle_later(self, known: PeerPaths[P], now: float) -> None:
         """Another path has answered; the one in use is given what it needs to."""
-        current = known.current
-        asked_at = min(current.pending.values(), default=now) if current is not None else now
-        grace = pace.GRACE_RTTS * (current.timing() if current is not None else 0.0)
-        if now >= asked_at + grace:
+        settles_at = known.settles_at(now)
+        if now >= settles_at:
             self._settle(known, now)
         elif self._timers.due_at((known, Alarm.SETTLE, None)) is None:
-            self._timers.arm((known, Alarm.SETTLE, None), asked_at + grace)
+            self._timers.arm((known, Alarm.SETTLE, None), settles_at)
 
     def _settle(self, known: PeerPaths[P], now: float) -> None:
         """The path in use has not answered: take the best of those that have."""
@@ -561,6 +552,12 @@ class PathManager(Generic[P]):
                 known.peer.endpoint = path
                 known.changed_at = now
                 self._events.append(changed)
+            elif (
+                current is not None
+                and now - current.answered_at > pace.DOUBT
+                and self._timers.due_at((known, Alarm.PROBE, current)) is None
+            ):  # what is heard says nothing of the path that we send by
+                self._probe(known, current, (current.timing(),) * 3, now)
             return
         if not known.on_trial:
             known.trial_before = known.peer.endpoint

@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
+from ntmpatch.handover import pace
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -158,6 +160,19 @@ class PeerPaths(Generic[P]):
     def has_direct(self) -> bool:
         """Whether a direct path is known to work."""
         return any(way.proven and not way.relayed for way in self.ways.values())
+
+    def patience(self) -> float:
+        """Seconds that data may go unanswered until the path in use is suspected."""
+        rtt = DEFAULT_RTT if self.current is None else self.current.timing()
+        waits = pace.SUSPECT_RTTS * rtt * 2.0 ** min(self.false_alarms, 6)
+        return min(waits, pace.MAX_PATIENCE)
+
+    def settles_at(self, now: float) -> float:
+        """Until when the path in use may answer its challenge, where another one has."""
+        current = self.current
+        if current is None:
+            return now
+        return min(current.pending.values(), default=now) + pace.GRACE_RTTS * current.timing()
 
     def other(self, since: float = float("-inf")) -> Way[P] | None:
         """The best way beside the one in use, of those that have answered since then."""

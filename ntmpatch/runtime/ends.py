@@ -157,20 +157,24 @@ class NodeEnds:
         is_ipv6 = endpoint.is_ipv6
         if is_ipv6 not in self._families():
             return []
-        # What the kernel says of its networks may not be known.
-        has_way = not self._picture or is_ipv6 in self._chosen or _is_near(endpoint, self._picture)
         further: list[Path] = [
             PortedEndpoint(number, endpoint, self._name(key[0]))
             for key, number in self._ports.items()
             if key[1] == is_ipv6
         ]
-        return [endpoint, *further] if has_way else further
+        return [endpoint, *further] if self._has_way(endpoint) else further
+
+    def _has_way(self, endpoint: Endpoint) -> bool:
+        """By everybody's port; what the kernel's networks are may not be known."""
+        picture = self._picture
+        return not picture or endpoint.is_ipv6 in self._chosen or _is_near(endpoint, picture)
 
     def is_open(self, path: Path) -> bool:
-        """Whether our end of the path is there."""
-        if not isinstance(path, PortedEndpoint) or self._carrier is None:
-            return True
-        return self._carrier.further_port(path.port) is not None
+        """Whether our end of the path is there: its port, or a network of its family."""
+        if isinstance(path, PortedEndpoint):
+            return self._carrier is not None and self._carrier.further_port(path.port) is not None
+        end = path.relay if isinstance(path, RelayedEndpoint) else path
+        return not isinstance(end, Endpoint) or self._has_way(end)
 
     def is_preferred(self, path: Path) -> bool:
         """Whether it leaves by the preferred network."""

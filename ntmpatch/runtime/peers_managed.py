@@ -301,12 +301,12 @@ class ManagedPeers:
         self._events.networks_changed(change)
         is_move = self._ends.update(change.new) or change.interrupted
         now = time.monotonic()
+        self._paths.closed(lambda path: not self._ends.is_open(path), now)
         if is_move:
             self._leave_network(lambda local: ends_connection(change, local))
         else:
             self._paths.ends_changed(now)
             self._paths.reachable_at(self._candidates(), now)
-        self._paths.closed(lambda path: not self._ends.is_open(path), now)
         self.carrier.wake()
 
     def _leave_network(self, is_dead: Callable[[Endpoint | None], bool]) -> None:
