@@ -20,6 +20,8 @@ OVERLAP = 0.3
 """Seconds in which both networks work, where the old one goes after the new one came."""
 SETTLING = 10.0
 """Seconds to watch after a path became free, as a node may look for it only now and then."""
+SETTLED = 6.0
+"""Seconds for which a tunnel is in use before it loses the way for which it has an alternative."""
 NAT_PORTS = ("20000-20999", "30000-30999")
 
 
@@ -117,6 +119,8 @@ class Case:
     """Only peers that have a relay of their own are asked."""
     tail: float = 0.5
     """Seconds to watch after the recovery."""
+    warm_up: float = 1.5
+    """Seconds of messages before the switch: round trips are known, slow starts are over."""
 
 
 CASES = {
@@ -127,7 +131,14 @@ CASES = {
         Case("silent", "silent death of the path", _arrive_both, _silence),
         Case("nat", "NAT rebinding", _arrive_behind_nat, _rebind_nat),
         Case("to-direct", "relay to direct", _arrive_blocked, _free_direct, True, SETTLING),
-        Case("to-relay", "direct to relay", _arrive_first, _block_direct, True),
+        Case(
+            "to-relay",
+            "direct to relay",
+            _arrive_first,
+            _block_direct,
+            needs_relay=True,
+            warm_up=SETTLED,
+        ),
         Case("both", "both nodes at once", _arrive_first, _both),
         Case("ipv6", "IPv4 to IPv6", _arrive_ipv4, _to_ipv6),
     )

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from handover_lab.cases import Case
     from handover_lab.peers import Peer
 
-WARM_UP = 1.5
-"""Seconds of messages before the switch: round trips are known, slow starts are over."""
 START_TIMEOUT = 60.0
 SPARE = 30.0
 """Seconds for the client's end beside what it was told to wait."""
@@ -95,7 +93,7 @@ def play(case: Case, kind: type[Peer], messages: str, timeout: float) -> Run:
         words = [messages, str(word), str(report), str(timeout), str(case.tail)]
         client = peer.ask(world, *words)
         client.wait_for("asking", START_TIMEOUT)
-        time.sleep(WARM_UP)
+        time.sleep(case.warm_up)
         switched_at = case.switch(world)
         half_written = word.with_suffix(".new")
         half_written.write_text(repr(switched_at))

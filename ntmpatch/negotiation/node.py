@@ -65,6 +65,8 @@ class NodeNegotiation(EnrolledParty):
     ``policy``: what others may reach here, beside what the coordinators allow them.
     ``is_in_use``: whether a tunnel that is up, by the peer's key, has carried something lately;
     only such tunnels are directed again after a move.
+    ``reserves_relays``: whether tunnels that are in use directly get a relay in reserve, and
+    ``traffic``: bytes that a tunnel has carried.
     """
 
     role = "node"
@@ -78,6 +80,8 @@ class NodeNegotiation(EnrolledParty):
         push_token: str = "",
         heartbeat_interval: float = FIRST_INTERVAL,
         is_in_use: Callable[[bytes], bool] = lambda _: True,
+        reserves_relays: bool = False,
+        traffic: Callable[[bytes], int] = lambda _: 0,
         **settings: Any,
     ) -> None:
         super().__init__(public_key, **settings)
@@ -87,7 +91,8 @@ class NodeNegotiation(EnrolledParty):
         """Whether the AS has told what it has to tell; registration follows."""
         self._registrar = Registrar(self, device_type, push_token, Heartbeats(heartbeat_interval))
         self.is_in_use = is_in_use
-        self._redirector = Redirector(self)
+        self.reserves_relays = reserves_relays
+        self._redirector = Redirector(self, traffic)
         self.tracer = Tracer(self)
         self._lookups: dict[str, list[int]] = {}
         self._next_request_id = 1
@@ -227,13 +232,25 @@ class NodeNegotiation(EnrolledParty):
         self._redirector.want(public_key)
         self._pump()
 
-    def relay_failed(self, public_key: bytes, relay_key: bytes, now: float) -> None:
-        """The relay between us and the peer does not answer: have another one directed."""
+    def relay_failed(
+        self, public_key: bytes, relay_key: bytes, now: float, *, in_use: bool = True
+    ) -> None:
+        """The relay between us and the peer does not answer: have another one directed.
+
+        At once, and whatever it takes, if it was ``in_use``, and not in reserve.
+        """
         self.now = now
         peer = self.peers.of_key(public_key)
         if peer is not None and peer.relay == relay_key:  # else it has been directed meanwhile
-            self._redirector.want(public_key, avoid=relay_key)
+            self._redirector.relay_failed(peer, in_use=in_use)
             self._pump()
+
+    def relay_released(self, public_key: bytes, relay_key: bytes, now: float) -> None:
+        """The relay in reserve was given up, for the tunnel is idle."""
+        self.now = now
+        peer = self.peers.of_key(public_key)
+        if peer is not None and peer.relay == relay_key:
+            self._redirector.relay_released(peer)
 
     def network_changed(self, endpoints: tuple[Endpoint, ...], now: float) -> None:
         """Fig. 5 (2): the local endpoints are others now; (3)-(8) follow at once, then (9)-(23)."""
@@ -288,15 +305,24 @@ class NodeNegotiation(EnrolledParty):
         return peer
 
     def _direct(
-        self, fqdn: str, step: str, until: float, *, avoid: bytes = b"", relayed: bool = False
+        self,
+        fqdn: str,
+        step: str,
+        until: float,
+        *,
+        avoid: bytes = b"",
+        relayed: bool = False,
+        reserve: bool = False,
     ) -> Process[Peer]:
         """Ask for a direction, (2), until (15) answers; the handler has dealt with it by then."""
         for attempt in (1, 2):
             coordinator = yield from self._registrar.coordinator(max(until - self.now, 0.1))
+            endpoints = addresses_of(self._registrar.endpoints)
+            self._redirector.asks(fqdn)
             try:
                 direction = yield from ask(
                     coordinator,
-                    DirectionRequest(fqdn, addresses_of(self._registrar.endpoints), avoid, relayed),
+                    DirectionRequest(fqdn, endpoints, avoid, relayed, reserve),
                     RouteDirection,
                     step,
                     timeout=max(until - self.now, 0.1),
@@ -310,6 +336,8 @@ class NodeNegotiation(EnrolledParty):
                 raise
             else:
                 break
+            finally:
+                self._redirector.asked(fqdn)
         certificate = self.verify(direction.certificate, role="node")
         peer = self.peers.of_key(certificate.public_key)
         if peer is None or peer.fqdn != fqdn:
@@ -323,10 +351,11 @@ class NodeNegotiation(EnrolledParty):
             else:
                 self.emit(Unresolved(request_id, fqdn, _lookup_error(fqdn, error)))
 
-    def redirect(self, fqdn: str, *, avoid: bytes, relayed: bool) -> Process[Peer]:
+    def redirect(self, fqdn: str, *, avoid: bytes, relayed: bool, reserve: bool) -> Process[Peer]:
         """Fig. 5 (9)-(23): have a tunnel directed again that was in use."""
         until = self.now + REDIRECTION_TIMEOUT
-        return self._direct(fqdn, NETWORK_SWITCHING.request, until, avoid=avoid, relayed=relayed)
+        step = NETWORK_SWITCHING.request
+        return self._direct(fqdn, step, until, avoid=avoid, relayed=relayed, reserve=reserve)
 
     def moved(self) -> None:
         """Fig. 5 (3)-(8) have succeeded: we can be found where we are now."""
@@ -356,6 +385,9 @@ class NodeNegotiation(EnrolledParty):
         if known is None or message.serial > known.serial:
             if known is not None:
                 peer.established = known.established
+                peer.asked = known.asked
+                # A direct way does not end the session at a relay that there is already.
+                peer.relay, peer.in_reserve = known.relay, known.in_reserve
             contact = contact_of(
                 peer,
                 message,

@@ -33,7 +33,11 @@ class Peer:
     ipv6: bytes
     serial: int
     relay: bytes = b""
-    """Key of the relay server between us; empty: none."""
+    """Key of the relay server between us, in use or in reserve; empty: none."""
+    in_reserve: bool = False
+    """It was asked for beside a direct way."""
+    asked: bool = False
+    """We had the tunnel directed, or did once; not the peer."""
     established: Event = field(default_factory=Event)
 
     @property

@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ntmpatch.base.backoff import Backoff
+from ntmpatch.negotiation.reserve import Reserves
 from ntmpatch.signalling.effects import Failed
 from ntmpatch.signalling.errors import Refused
 from ntmpatch.wire.control_messages import RefusalCode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ntmpatch.negotiation.node import NodeNegotiation
     from ntmpatch.negotiation.peers import Peer
     from ntmpatch.signalling.effects import Contact
@@ -33,7 +36,11 @@ MAX_TRIES = 8
 CALLING_TOO = 0.3
 """Seconds after which a node that was to be called calls as well: it may be behind a firewall."""
 RELAYING_INSTEAD = 1.0
-"""Seconds after which the node that asked for a direct tunnel asks for a relayed one."""
+"""Seconds after which the node that asked for a direct tunnel asks for a relayed one, at least."""
+INSTEAD_SHARE = 2.0
+MAX_RELAYING_INSTEAD = 3.0
+"""Or so many times what the direction took: that is a round trip to each end, as the handshake is
+one between them. A relay would not make a long way shorter."""
 RELAY_RENEWAL_SHARE = 0.75
 """Share of a relay session's lifetime after which another one is asked for."""
 _FINAL = frozenset(
@@ -58,6 +65,8 @@ class Wish:
     """Key of a relay that does not answer."""
     relayed: bool = False
     """No direct way works; kept until this node moves."""
+    reserve: bool = False
+    """Only a relay beside the direct way; any other wish goes before it."""
     tries: int = 0
     began_at: float = float("-inf")
     pause: float = 0.0
@@ -65,6 +74,8 @@ class Wish:
     is_pending: bool = False
     """It is queued, under way, or waits for its time."""
     is_under_way: bool = False
+    is_for_reserve: bool = False
+    """What is under way is for a relay in reserve."""
     is_wanted_again: bool = False
     """Something was wished after the direction under way had begun."""
 
@@ -72,8 +83,11 @@ class Wish:
 class Redirector:
     """The part of a node's negotiation that has tunnels directed again."""
 
-    def __init__(self, party: NodeNegotiation) -> None:
+    def __init__(self, party: NodeNegotiation, traffic: Callable[[bytes], int]) -> None:
         self._party = party
+        self._reserves = Reserves(party, self._want_reserve, traffic)
+        self._asked_at: dict[str, float] = {}
+        """When the newest direction to a name was asked for, while that goes on."""
         self._wishes: dict[bytes, Wish] = {}
         self._queue: deque[bytes] = deque()
         self._under_way = 0
@@ -85,7 +99,7 @@ class Redirector:
         party = self._party
         for wish in self._wishes.values():
             # That was about the network which we have left.
-            wish.avoid, wish.relayed = b"", False
+            wish.avoid, wish.relayed, wish.reserve = b"", False, False
             wish.backoff.reset()
         for peer in party.peers.all():
             if peer.is_up and party.is_in_use(peer.public_key):
@@ -102,11 +116,34 @@ class Redirector:
         is_news = (avoid not in (b"", wish.avoid)) or (relayed and not wish.relayed)
         wish.avoid = avoid or wish.avoid
         wish.relayed = wish.relayed or relayed
+        wish.reserve = False
         pause = min(wish.pause, NEWS_INTERVAL) if is_news else wish.pause
-        if is_news and wish.is_under_way:
+        if wish.is_under_way and (is_news or wish.is_for_reserve):
             wish.is_wanted_again = True
         elif is_news or not wish.is_pending:
             self._begin_at(public_key, wish, wish.began_at + pause)
+
+    def _want_reserve(self, public_key: bytes, avoid: bytes) -> None:
+        """Have a relay directed beside the way in use, if nothing else is about to be."""
+        peer = self._party.peers.of_key(public_key)
+        wish = None if peer is None else self._wish(peer)
+        if wish is not None and not wish.is_pending:
+            wish.reserve, wish.avoid = True, avoid
+            self._begin_at(public_key, wish, self._party.now)
+
+    def relay_failed(self, peer: Peer, *, in_use: bool) -> None:
+        """The relay of this peer does not answer; it may not have been in use."""
+        relay = peer.relay
+        if in_use:
+            self.want(peer.public_key, avoid=relay)
+        else:
+            self.relay_released(peer)
+            self._reserves.failed(peer, relay)
+
+    def relay_released(self, peer: Peer) -> None:
+        """There is no session at a relay any more."""
+        peer.relay, peer.in_reserve = b"", False
+        self._party.call_off(f"relay {peer.public_key.hex()}")
 
     def is_pending(self, public_key: bytes) -> bool:
         """Whether the tunnel is about to be directed."""
@@ -116,32 +153,47 @@ class Redirector:
     def forget(self, public_key: bytes) -> None:
         """The peer is gone."""
         self._wishes.pop(public_key, None)
+        self._reserves.forget(public_key)
         for name in ("direct", "relay", "call", "instead"):
             self._party.call_off(f"{name} {public_key.hex()}")
 
     # --- what happened ---------------------------------------------------------------------
 
+    def asks(self, fqdn: str) -> None:
+        """A direction to this name is being asked for."""
+        self._asked_at[fqdn] = self._party.now
+
+    def asked(self, fqdn: str) -> None:
+        """That has ended."""
+        self._asked_at.pop(fqdn, None)
+
     def directed(self, peer: Peer, direction: RouteDirection, contact: Contact) -> None:
         """A tunnel was directed: see that it comes up, and that its relay session does not end."""
         party = self._party
+        wish = self._wishes.get(peer.public_key)
+        is_for_reserve = wish is not None and wish.is_for_reserve
+        peer.asked = peer.asked or (direction.answers != b"" and not is_for_reserve)
+        if direction.relay is not None:
+            peer.in_reserve = is_for_reserve
         self._watch_relay(peer, direction)
         self._call_off_help(peer.public_key)
         key = peer.public_key.hex()
         if not contact.initiate:
             too = replace(contact, initiate=True)
             party.call_at(f"call {key}", party.now + CALLING_TOO, lambda: party.emit(too))
-        wish = self._wishes.get(peer.public_key)
         is_relayed = direction.relay is not None or (wish is not None and wish.relayed)
         if direction.answers and not is_relayed:
+            took = INSTEAD_SHARE * (party.now - self._asked_at.get(peer.fqdn, party.now))
             party.call_at(
                 f"instead {key}",
-                party.now + RELAYING_INSTEAD,
+                party.now + max(RELAYING_INSTEAD, min(took, MAX_RELAYING_INSTEAD)),
                 lambda: self.want(peer.public_key, relayed=True),
             )
 
     def established(self, peer: Peer) -> None:
         """A handshake succeeded: there is a way."""
         self._call_off_help(peer.public_key)
+        self._reserves.established(peer)
         wish = self._wishes.get(peer.public_key)
         if wish is not None:
             wish.backoff.reset()
@@ -189,12 +241,19 @@ class Redirector:
         self._under_way += 1
         wish.is_under_way = True
         wish.is_wanted_again = False
-        wish.tries += 1
         wish.began_at = party.now
-        wish.pause = wish.backoff.next_interval()
+        wish.is_for_reserve, wish.reserve = wish.reserve, False
+        if wish.is_for_reserve:
+            wish.pause = NEWS_INTERVAL
+        else:
+            wish.tries += 1
+            wish.pause = wish.backoff.next_interval()
+        # Where a relay carried it a relay is needed.
+        relayed = not wish.is_for_reserve and (wish.relayed or wish.avoid != b"")
         party.start(
-            # Where a relay carried it a relay is needed.
-            party.redirect(wish.fqdn, avoid=wish.avoid, relayed=wish.relayed or wish.avoid != b""),
+            party.redirect(
+                wish.fqdn, avoid=wish.avoid, relayed=relayed, reserve=wish.is_for_reserve
+            ),
             lambda _, error: self._ended(public_key, wish, error),
             recording=party.tracer.of(wish.fqdn),
         )
@@ -203,7 +262,8 @@ class Redirector:
         party = self._party
         self._under_way -= 1
         wish.is_under_way = wish.is_pending = False
-        if error is not None:
+        was_for_reserve, wish.is_for_reserve = wish.is_for_reserve, False
+        if error is not None and not was_for_reserve:
             party.emit(Failed(error, f"directing to {wish.fqdn} again"))
         peer = party.peers.of_key(public_key)
         if peer is not None and self._wishes.get(public_key) is wish:
@@ -211,8 +271,13 @@ class Redirector:
             if error is None:
                 wish.tries = 0
                 wish.avoid = wish.avoid if wish.is_wanted_again else b""
+            if was_for_reserve and (error is not None or not peer.relay):
+                self._reserves.refused(public_key, error)
+                wish.avoid = wish.avoid if wish.is_wanted_again else b""
             if wish.is_wanted_again and not is_final:
                 self._begin_at(public_key, wish, wish.began_at + NEWS_INTERVAL)
+            elif was_for_reserve:
+                pass  # the tunnel itself wants nothing
             elif error is not None and not is_final and wish.tries < MAX_TRIES:
                 # Perhaps it moves as well, and will be where it registers next.
                 self._begin_at(public_key, wish, wish.began_at + wish.pause)
@@ -224,13 +289,19 @@ class Redirector:
         """Ask for another relay session before this one ends, if the tunnel still lives."""
         party = self._party
         name = f"relay {peer.public_key.hex()}"
+        if direction.relay is None and peer.relay:
+            return  # it is in reserve now, until the time that was set for it
         if direction.relay is None or not direction.initiate:
             party.call_off(name)
             return
 
         def renew() -> None:
             current = party.peers.of_key(peer.public_key)
-            if current is not None and current.is_up:
+            if current is None or not current.is_up:
+                return
+            if not current.in_reserve:
                 self.want(peer.public_key)
+            elif party.is_in_use(peer.public_key):
+                self._want_reserve(peer.public_key, b"")
 
         party.call_at(name, party.now + RELAY_RENEWAL_SHARE * direction.relay.lifetime, renew)

@@ -133,6 +133,8 @@ class ManagedPeers:
             policy=settings.policy,
             drops=self._packets.drops,
             is_in_use=self._is_in_use,
+            reserves_relays=settings.reserve_relay,
+            traffic=self._traffic,
         )
         return self._negotiation
 
@@ -174,7 +176,14 @@ class ManagedPeers:
 
     def _relay_event(self, event: RelayFailed | Released, now: float) -> None:
         if isinstance(event, RelayFailed):
-            self._negotiation.relay_failed(event.public_key, event.relay_key, now)
+            key, relay_key = event.public_key, event.relay_key
+            self._negotiation.relay_failed(key, relay_key, now, in_use=event.in_use)
+        elif not event.replaced:
+            self._negotiation.relay_released(event.public_key, event.relay_key, now)
+
+    def _traffic(self, public_key: bytes) -> int:
+        peer = self._station.tunnel.peers.get(public_key)
+        return 0 if peer is None else peer.rx_bytes + peer.tx_bytes
 
     def start(self) -> None:
         """Begin to register."""

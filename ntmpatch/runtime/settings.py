@@ -75,6 +75,7 @@ class NodeSettings:
     interfaces: InterfacePolicy = EVERY_INTERFACE
     keeps_warm: bool = False
     """Whether paths by other networks than the preferred one are proven beforehand."""
+    reserve_relay: bool = True
 
     @property
     def has_identity(self) -> bool:
@@ -147,6 +148,7 @@ def load_settings(
         heartbeat_interval=node.heartbeat,
         interfaces=InterfacePolicy(node.interfaces, node.metered),
         keeps_warm=node.multipath == "standby",
+        reserve_relay=node.reserve_relay,
     )
 
 

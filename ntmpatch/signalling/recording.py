@@ -13,7 +13,8 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from ntmpatch.signalling.figures import ANSWERS
-from ntmpatch.wire.control_messages import SeenStep, TraceResponse
+from ntmpatch.wire.control_messages import TraceResponse
+from ntmpatch.wire.control_parts import SeenStep
 
 RECORDING_LIFETIME = 30.0
 """Seconds for which a server keeps a recording."""

@@ -15,6 +15,7 @@ from typing import Annotated, TypeAlias
 from msgspec import Meta, Struct
 
 from ntmpatch.base.addresses import VIRTUAL_IPV4_SPACE, VIRTUAL_IPV6_SPACE, Endpoint
+from ntmpatch.wire.control_parts import AccessRanges, SeenStep, Title
 
 PublicKey: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 """An X25519 public key; the identity of a party."""
@@ -59,7 +60,6 @@ class Address(Struct, frozen=True, array_like=True):
         return Endpoint(self.host, self.port)
 
 
-MAX_ACCESS_RANGES = 16
 MAX_REVOCATIONS_A_MESSAGE = 24
 MAX_DOMAINS_A_MESSAGE = 3
 """Names of the greatest length, and their prefixes, still fit one datagram."""
@@ -346,6 +346,8 @@ class DirectionRequest(Message, frozen=True, array_like=True, tag=30):
     avoid: OptionalKey = b""
     """A relay server that does not answer MN. ``relayed``: no direct way works."""
     relayed: bool = False
+    reserve: bool = False
+    """Direct ways work, and a relay is wanted beside them; refused if there is none to spare."""
 
 
 class SharedKeyOffer(Message, frozen=True, array_like=True, tag=31):
@@ -387,17 +389,6 @@ class RelayLeg(Struct, frozen=True, array_like=True):
     side: Annotated[int, Meta(ge=0, le=1)]
     capability: Annotated[bytes, Meta(max_length=32)]
     lifetime: Seconds
-
-
-class AccessRange(Struct, frozen=True, array_like=True):
-    """Ports ``first`` to ``last`` of an IP protocol (6: TCP, 17: UDP)."""
-
-    protocol: Annotated[int, Meta(ge=0, le=255)]
-    first: Annotated[int, Meta(ge=0, le=65535)]
-    last: Annotated[int, Meta(ge=0, le=65535)]
-
-
-AccessRanges: TypeAlias = Annotated[tuple[AccessRange, ...], Meta(max_length=MAX_ACCESS_RANGES)]
 
 
 class RouteDirection(Message, frozen=True, array_like=True, tag=34):
@@ -508,6 +499,9 @@ class RelayRequest(Message, frozen=True, array_like=True, tag=42):
     """Bytes that may pass in all; 0: as the RS grants."""
     rate: Annotated[float, Meta(ge=0.0, le=1e15)] = 0.0
     """Bytes a second that may pass; 0: as the RS grants."""
+    reserve: bool = False
+    """The ends meet directly, and come here only when that fails: whoever needs a session has
+    precedence, and an RS that ends does not wait for this one."""
 
 
 class RelayGrant(Message, frozen=True, array_like=True, tag=43):
@@ -525,23 +519,6 @@ class Recall(Message, frozen=True, array_like=True, tag=44):
     """NS → node: this coordinator wants you to register again, if it is yours."""
 
     coordinator: PublicKey
-
-
-class SeenStep(Struct, frozen=True, array_like=True):
-    """One step of a figure as a party saw it. ``sender`` and ``receiver`` count in ``parties``."""
-
-    figure: Annotated[int, Meta(ge=1, le=255)]
-    number: Annotated[int, Meta(ge=1, le=255)]
-    microseconds: Annotated[int, Meta(ge=0, le=2**40)]
-    """Since the request whose recording this is arrived."""
-    sender: Annotated[int, Meta(ge=0, le=255)]
-    receiver: Annotated[int, Meta(ge=0, le=255)]
-    refused: bool = False
-    """It answers, and says no."""
-
-
-Title: TypeAlias = Annotated[str, Meta(max_length=48)]
-"""Role and name of a party, for people: ``DC dc.home.example``."""
 
 
 class TraceRequest(Message, frozen=True, array_like=True, tag=60):

@@ -85,7 +85,7 @@ def test_a_step_is_two_bytes_and_optional() -> None:
 
 
 def test_fields_of_later_versions_are_skipped_and_missing_ones_have_defaults() -> None:
-    fields = [30, "b.home.example", [], b"", False]
+    fields = [30, "b.home.example", [], b"", False, False]
     later = framed(msgspec.msgpack.encode([*fields, {"new": [1, 2]}, 5]))
     assert decode_untrusted(later).message == DirectionRequest("b.home.example")
     older = framed(msgspec.msgpack.encode([30, "b.home.example"]))

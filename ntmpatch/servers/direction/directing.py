@@ -24,8 +24,6 @@ from ntmpatch.signalling.figures import NETWORK_SWITCHING, DirectionSteps, steps
 from ntmpatch.signalling.party import Reply
 from ntmpatch.signalling.process import Event, Process, ask, wait, work
 from ntmpatch.wire.control_messages import (
-    MAX_ACCESS_RANGES,
-    AccessRange,
     Ack,
     Address,
     DirectionRequest,
@@ -38,6 +36,7 @@ from ntmpatch.wire.control_messages import (
     RouteDirection,
     addresses_of,
 )
+from ntmpatch.wire.control_parts import MAX_ACCESS_RANGES, AccessRange
 
 if TYPE_CHECKING:
     from ntmpatch.crypto.certificate import Certificate
@@ -89,6 +88,8 @@ class _Wishes:
     """A relay server that does not answer it; other nodes may still be sent there."""
     relayed: bool = False
     """No direct way."""
+    reserve: bool = False
+    """A relay beside the direct way that is in use, or nothing."""
 
 
 @dataclass(slots=True)
@@ -138,7 +139,7 @@ class Director:
                 calling,
                 message.fqdn,
                 steps_of(request.step),
-                _Wishes(message.avoid, message.relayed),
+                _Wishes(message.avoid, message.relayed, message.reserve),
                 answers=request.transaction_id,
             )
         except Silent as silence:
@@ -185,7 +186,7 @@ class Director:
         if calling is None or not calling.fresh:
             self.relayed.remove(pair.ends)
             return
-        wishes = _Wishes(avoid=pair.relay, relayed=True)
+        wishes = _Wishes(avoid=pair.relay, relayed=not pair.reserve, reserve=pair.reserve)
         yield from self._direct_calling(calling, pair.called_fqdn, NETWORK_SWITCHING, wishes)
 
     def _agree(
@@ -331,11 +332,10 @@ class Director:
                 self._coordinators.drop_key(coordinator)  # it restarted: offer anew, Fig. 5 (11)
                 continue
             break
-        if relaying is None:
-            self.relayed.remove(frozenset(ends))
-        else:
-            expires_at = party.now + relaying.grant.lifetime
-            self.relayed.put(RelayedPair(*ends, fqdn, relaying.server.public_key, expires_at))
+        if relaying is not None:  # else they may hold the session of before in reserve
+            relay, expires_at = relaying.server.public_key, party.now + relaying.grant.lifetime
+            is_reserve = under_way.wishes.reserve
+            self.relayed.put(RelayedPair(*ends, fqdn, relay, expires_at, is_reserve))
         psk = shared.preshared_key(salt, calling.public_key, called_key)
         to_calling = RouteDirection(
             serial=to_called.serial,
@@ -366,29 +366,33 @@ class Director:
     ) -> Process[tuple[Plan, _Relaying | None]]:
         """Who calls, and through which relay if one is needed: Fig. 5 (14), (15)."""
         party = self._party
-        relays = [
-            server
-            for server in party.locations.servers("rs", party.now)
-            if server.public_key != wishes.avoid
-        ]
-        way = plan(calling, called, relay_available=bool(relays), is_direct_out=wishes.relayed)
+        # Who finds one silent may be mistaken, or it has been restarted: better than none.
+        relays = sorted(
+            party.locations.servers("rs", party.now),
+            key=lambda server: server.public_key == wishes.avoid,
+        )
+        is_direct_out = wishes.relayed or wishes.reserve
+        way = plan(calling, called, relay_available=bool(relays), is_direct_out=is_direct_out)
         if way is not None and not way.relayed:
             return way, None
         for server in relays[:MAX_RELAYS_TRIED]:
             try:
                 grant = yield from ask(
                     server.public_key,
-                    RelayRequest(ends, RELAY_LIFETIME),
+                    RelayRequest(ends, RELAY_LIFETIME, reserve=wishes.reserve),
                     RelayGrant,
                     steps.relay,
                     timeout=RELAY_TIMEOUT,
                 )
             except (Silent, Refused) as failure:
                 party.emit(Failed(failure, "relay request"))
-                party.locations.suspect(server.public_key, party.now)
+                if isinstance(failure, Silent) or not wishes.reserve:
+                    party.locations.suspect(server.public_key, party.now)
                 continue
             assert way is not None
             return way, _Relaying(server, grant)
+        if wishes.reserve:
+            raise Refused(RefusalCode.BUSY, "no relay to be held in reserve")
         way = plan(calling, called, relay_available=False, is_direct_out=wishes.relayed)
         if way is None:
             raise Refused(RefusalCode.UNREACHABLE, "no relay between IPv4 and IPv6 is available")

@@ -38,6 +38,8 @@ class RelayedPair:
     called_fqdn: str
     relay: bytes
     expires_at: float
+    reserve: bool = False
+    """They do not need it now."""
     failures: int = 0
 
     @property

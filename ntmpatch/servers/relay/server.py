@@ -45,8 +45,8 @@ class RelayServer(AnnouncingServer):
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody needs this server any more: all sessions have ended, too."""
-        return super().is_idle and not len(self.table)
+        """Whether nobody needs this server any more: no session is left but idle reserves."""
+        return super().is_idle and not self.table.is_needed(self.now)
 
     def limit(self, limits: RelayLimits, now: float) -> None:
         """Go by other limits from now on."""
@@ -63,6 +63,7 @@ class RelayServer(AnnouncingServer):
             lifetime=message.lifetime,
             byte_quota=message.byte_quota,
             rate=message.rate,
+            reserve=message.reserve,
             now=self.now,
         )
         if grant is None:

@@ -38,6 +38,10 @@ FULL_BANDWIDTH_LOAD = 0.99
 share, and another way there may be none. Only a relay without a free session says 1."""
 BIND_TIMEOUT = 60.0
 """Seconds in which both ends must have bound; a session that nobody uses makes room."""
+RESERVE_LOAD = 0.5
+"""Load from which on no session is granted that is only to be held in reserve."""
+RESERVE_QUIET = 30.0
+"""Seconds without a data frame after which a session in reserve is nobody's way."""
 IDLE_TIMEOUT = 300.0
 """Seconds without a bind frame of either end: both have left (they bind as a keep-alive)."""
 
@@ -83,6 +87,9 @@ class _Session(Generic[E]):
     asked_rate: float
     endpoints: list[E | None]
     counters: list[int]
+    reserve: bool
+    carried_at: float
+    """When the last data frame was sent on."""
 
 
 class ForwardingTable(Generic[E]):
@@ -129,14 +136,22 @@ class ForwardingTable(Generic[E]):
             session.bucket = _bucket(_lower(session.asked_rate, limits.session_rate), now)
 
     def grant(
-        self, *, lifetime: float, byte_quota: int, now: float, rate: float = 0.0
+        self,
+        *,
+        lifetime: float,
+        byte_quota: int,
+        now: float,
+        rate: float = 0.0,
+        reserve: bool = False,
     ) -> Grant | None:
-        """Prepare a session; None: there are too many.
+        """Prepare a session; None: there are too many, or too many for one held in ``reserve``.
 
         Asked for are seconds, bytes in all and bytes a second (0: whatever the limits say); of
         what is asked and what the limits say, the lower counts.
         """
         limits = self.limits
+        if reserve and self.load(now) >= RESERVE_LOAD:
+            return None
         if len(self._sessions) >= limits.max_sessions:
             self.expire(now)
             if len(self._sessions) >= limits.max_sessions:
@@ -155,6 +170,8 @@ class ForwardingTable(Generic[E]):
             asked_rate=rate,
             endpoints=[None, None],
             counters=[-1, -1],
+            reserve=reserve,
+            carried_at=float("-inf"),
         )
         return Grant(session_id, capabilities, lifetime)
 
@@ -168,6 +185,13 @@ class ForwardingTable(Generic[E]):
         for session_id in over:
             del self._sessions[session_id]
         return len(over)
+
+    def is_needed(self, now: float) -> bool:
+        """Whether any session is left that is not merely held in reserve."""
+        return any(
+            not session.reserve or now < session.carried_at + RESERVE_QUIET
+            for session in self._sessions.values()
+        )
 
     def bind(self, source: E, frame: bytes | memoryview, now: float) -> bytes | None:
         """Register ``source`` as a side's endpoint; the answer for it, as long as the frame.
@@ -255,6 +279,7 @@ class ForwardingTable(Generic[E]):
                 if not size:
                     return []
             session.bytes_left -= size
+            session.carried_at = now
             self.forwarded_bytes += size
             return [Forwarded(destination, run, segment_size)]
         return []
