@@ -57,9 +57,15 @@ class RttEstimator:
         self.backoff = 0
 
     def restart(self) -> None:
-        """The path is another one: what was measured is not true of it."""
+        """The path is another one: what was measured is not true of it.
+
+        The time-out is no guess of a stranger's path (RFC 6298 (2.1)), as something is known of
+        where the far end is: twice of what it was leaves room for a detour by a relay. What is lost
+        because the new path was not ready yet would wait for it, and too early costs little.
+        """
+        if self.srtt is not None:  # not again for each step of one change
+            self.base = min(INITIAL_RTO, 2 * self.base)
         self.srtt = None
         self.rttvar = 0.0
         self.min_rtt = float("inf")
-        self.base = INITIAL_RTO
         self.backoff = 0
