@@ -14,6 +14,9 @@ DOUBT = 0.5
 GRACE_RTTS = 1.25
 """Round trips that the path in use has to answer before another one that answered is taken."""
 MAX_UNREACHABLE_INTERVAL = 8.0
+MIN_BUDGET = 1200
+"""Bytes that may be sent on trial for however little came from there: one full datagram, which lets
+a stream go on a round trip earlier, and which bans make one in seconds for who replays packets."""
 MIN_TRIAL = 0.3
 """Seconds that a peer has to prove where it was followed to, at least."""
 FIRST_BAN = 5.0

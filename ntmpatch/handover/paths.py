@@ -35,7 +35,6 @@ from ntmpatch.wire.paths import (
     CANDIDATES,
     CHALLENGE,
     IDENTIFIER_SIZE,
-    PADDED_SIZE,
     RESPONSE,
     USED,
     Candidate,
@@ -564,7 +563,7 @@ class PathManager(Generic[P]):
             known.on_trial = True
         known.peer.endpoint = path
         known.peer.is_starved = False
-        known.peer.budget = 3 * (PADDED_SIZE if told and size >= PADDED_SIZE else size)
+        known.peer.budget = max(3 * size, pace.MIN_BUDGET)
         known.changed_at = now
         trial = max(4 * way.timing(), pace.MIN_TRIAL)
         self._probe(known, way, (trial / 6, trial / 3, trial / 2), now)
