@@ -61,3 +61,40 @@ def test_a_connection_survives_another_address(lab: Lab, tmp_path: Path) -> None
     assert steps == ["1", "2", "3"]
     trace.close()
     told.close()
+
+
+def test_the_silent_death_of_the_preferred_network_turns_all_to_another(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """One machine, two networks, and routers that reach each other: nobody is told of a death."""
+    core = lab.switch(["192.0.2.0/24"])
+    servers, mobile, fixed = lab.host("servers"), lab.host("mobile"), lab.host("fixed")
+    for host in (servers, fixed):
+        core.join(host)
+    routers = []
+    for number in (1, 2):
+        router = lab.host(f"router{number}")
+        outside = core.join(router)
+        near, far = lab.link(mobile, router, [f"10.0.{number}.0/24"])
+        router.forward()
+        route = ["ip", "route", "add", "default", "via", far.address(), "dev", near.name]
+        mobile.run([*route, "metric", str(100 * number)])
+        for host in (servers, fixed):
+            host.route(f"10.0.{number}.0/24", outside.address())
+        routers.append(router)
+    domain = Domain(servers, tmp_path)
+    node, peer = domain.node(mobile, "mobile", tmp_path), domain.node(fixed, "fixed", tmp_path)
+    peer.popen(PROGRAMS / "echo_server.py", str(ECHO_PORT)).wait_for("echoing")
+    peer.wait_until_registered()
+    client = node.popen(PROGRAMS / "echo_blocks.py", peer.fqdn, str(ECHO_PORT))
+    go_on(client)
+
+    rules = "chain forward {\ntype filter hook forward priority 0; policy drop;\n}"
+    routers[0].nft(f"table inet silence {{\n{rules}\n}}")
+    go_on(client)
+
+    in_use = [path["path"] for each in node.status()["peers"] for path in each["paths"]]
+    assert any(path.endswith(" by eth1") for path in in_use)
+    assert any(each["endpoint"].startswith("10.0.2.") for each in peer.status()["peers"])
+    # A new direction needs the coordinator, to which nothing leads by the preferred network.
+    assert "tunnel" in node.trace(peer.fqdn, env={})
