@@ -98,6 +98,38 @@ def test_a_network_that_is_closed_is_left_for_the_best_of_the_others() -> None:
     assert echo.gap_after(closed_at) <= 2 * net.delay + 0.02
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_move_to_another_family_is_felt_for_a_round_trip(seed: int) -> None:
+    """B has addresses of both; A knew the other one, and could not use it where it was."""
+    net = PathNet(seed)
+    a, b = net.node("a", "198.51.100.1"), net.node("b", "198.51.100.2")
+    other = Endpoint("2001:db8::2", 5000)
+    b.ends["other"] = other, None
+    a.meet(b, [b.endpoint], initiate=True, endpoints=[b.endpoint, other])
+    b.meet(a, [a.endpoint], initiate=False)
+    echo = Echo(net, a, b)
+    net.run(2.0)
+    moved_at = net.now
+    a.move(Endpoint("2001:db8::77", 5000), None)
+    net.run(2.0)
+    assert echo.gap_after(moved_at) <= 2 * net.delay + 0.02
+    assert (a.path_to(b), b.path_to(a)) == (other, Through("other", a.endpoint))
+
+
+def test_who_hears_a_peer_elsewhere_asks_whether_its_own_path_works() -> None:
+    """What A sends by the second network arrives, so B's own path looks answered, and is dead."""
+    for seed in range(6):
+        net = PathNet(seed)
+        a, b = _two_networks(net, keeps_warm=True)
+        echo = Echo(net, a, b)
+        net.run(2.0)
+        net.blocked = lambda _source, destination: destination.host == "198.51.100.1"
+        net.run(3.0)
+        assert b.path_to(a) == OTHER
+        recent = [n for n, at in echo.echoed_at.items() if at > net.now - 1.0]
+        assert len(recent) > 80, "echoes come again"
+
+
 def test_candidates_are_told_until_they_are_answered_and_open_nats() -> None:
     """Directed to each other by a relay alone: what each is seen as they tell themselves."""
     net = PathNet(6)

@@ -131,8 +131,12 @@ class Node:
         """Bytes by destination, as the network sees them."""
 
     def _paths_to(self, endpoint: Endpoint) -> list[Path]:
-        others = [name for name in self.ends if not name.startswith("port")]
-        return [endpoint, *(Through(name, endpoint) for name in others)]
+        names = [name for name in self.ends if not name.startswith("port")]
+        further = [Through(name, endpoint) for name in names]
+        return [endpoint, *further] if self._has_way(endpoint) else [*further]
+
+    def _has_way(self, path: Path) -> bool:
+        return not isinstance(path, Endpoint) or path.is_ipv6 == self.endpoint.is_ipv6
 
     def _open_ports(self, endpoint: Endpoint, count: int) -> list[Path]:
         opened: list[Path] = []
@@ -208,6 +212,7 @@ class Node:
         self.endpoint = endpoint
         self.nat = nat
         self.net.bind(self)
+        self.paths.closed(lambda path: not self._has_way(path), self.net.now)
         self.paths.network_changed(self.net.now)
 
     def flush(self) -> None:
@@ -304,6 +309,8 @@ class PathNet:
             source, nat = node.ends[path.end]
         destination = path if isinstance(path, Endpoint) else path[-1]
         assert isinstance(destination, Endpoint)
+        if source.is_ipv6 != destination.is_ipv6:
+            return
         node.sent_to[destination] = node.sent_to.get(destination, 0) + len(data)
         if nat is not None:
             source = nat.out(source, destination, self.now)
