@@ -50,6 +50,9 @@ class RelayedEndpoint(NamedTuple):
     relay: Endpoint
     header: bytes
 
+    def __str__(self) -> str:
+        return f"relay {self.relay}"
+
 
 class RelayFailed(NamedTuple):
     """A relay server does not answer; ``in_use``: the peer's data goes through it."""
