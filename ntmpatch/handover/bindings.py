@@ -50,6 +50,9 @@ class RelayedEndpoint(NamedTuple):
     relay: Endpoint
     header: bytes
 
+    def __str__(self) -> str:
+        return f"relay {self.relay}"
+
 
 class RelayFailed(NamedTuple):
     """A relay server does not answer; ``in_use``: the peer's data goes through it."""
@@ -90,6 +93,9 @@ class _Session:
     is_bound: bool = False
     """Whether the last series was answered."""
     is_replaced: bool = False
+    is_elsewhere: bool = False
+    """The same session has been bound at another address of its relay since: a bind frame of this
+    one would take it back."""
 
 
 class RelayBindings:
@@ -124,7 +130,8 @@ class RelayBindings:
     ) -> RelayedEndpoint:
         """Bind our end of a session with this peer, at the relay server's endpoint ``relay``.
 
-        The session that was the peer's before is replaced. The path through the relay.
+        The session that was the peer's before is replaced; it may be the same one, at another
+        address of its relay. The path through the relay.
         """
         path = RelayedEndpoint(relay, data_header(route.session_id))
         same = self._sessions.get(path)
@@ -135,6 +142,7 @@ class RelayBindings:
         for before in self._of.get(public_key, ()):
             if not before.is_replaced:
                 before.is_replaced = True
+                before.is_elsewhere = before.route == route
                 self._timers.arm((before, _Alarm.RETIRE), now + RETIREMENT)
         session = _Session(public_key, route, path)
         self._sessions[path] = session
@@ -151,7 +159,8 @@ class RelayBindings:
         """We are elsewhere: no relay server knows where."""
         for session in self._sessions.values():
             session.pending.clear()  # what is answered now was asked by who we were
-            self._begin(session, BIND_WAITS, now)
+            if not session.is_elsewhere:
+                self._begin(session, BIND_WAITS, now)
 
     def check(self, public_key: bytes, now: float) -> None:
         """A path to the peer is suspected: does its relay answer?
@@ -159,7 +168,7 @@ class RelayBindings:
         If it is a NAT that forgot us, this is its repair as well.
         """
         for session in self._of.get(public_key, ()):
-            if not session.waits:
+            if not session.waits and not session.is_elsewhere:
                 wait = min(max(WAIT_RTTS * (session.rtt or 0.0), MIN_WAIT), MAX_WAIT)
                 self._begin(session, tuple(wait * each for each in CHECK_WAITS), now)
 
@@ -211,6 +220,8 @@ class RelayBindings:
                 continue
             if alarm is _Alarm.RETIRE:
                 self._retire(session, now)
+            elif session.is_elsewhere:
+                continue
             elif session.waits:
                 self._repeat(session, now)
             elif self._is_needed(session):

@@ -250,6 +250,31 @@ def test_a_session_is_kept_while_data_goes_by_it_and_given_up_when_it_is_idle() 
     assert scene.bindings.poll_timeout() is None
 
 
+def test_a_session_at_another_address_of_its_relay_is_not_taken_back_by_the_first() -> None:
+    scene = Scene()
+    scene.tables[OTHER] = scene.tables[RELAY]
+    route = scene.grant()
+    first = scene.bindings.take(PEER, route, RELAY, scene.now)
+    scene.used.add(first)
+    scene.run(1.0)
+    second = scene.bindings.take(PEER, route, OTHER, scene.now)
+    assert first != second
+    scene.bindings.refresh(scene.now)
+    scene.bindings.check(PEER, scene.now)
+    scene.run(1.0)
+    scene.used = {second}
+    moved_at = scene.now
+    scene.run(60.0)
+    assert {relay for at, relay, _ in scene.sent if at >= moved_at - 1.0} == {OTHER}
+    assert not scene.bindings.accepts(first)
+    assert len(scene.facts()) == 1
+    # And back again, with greater counters than ever before.
+    scene.bindings.take(PEER, route, RELAY, scene.now)
+    scene.run(1.0)
+    assert scene.facts()[-1]["bound"] is True
+    assert not scene.tables[RELAY].drops
+
+
 def test_the_same_session_again_is_no_other_one() -> None:
     scene = Scene()
     route = scene.grant()

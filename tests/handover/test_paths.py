@@ -184,6 +184,35 @@ def test_who_only_listens_is_not_suspected_for_long() -> None:
     assert b.sent_to[a.endpoint] < 20 * 20 * 100, "more than a few answers a second"
 
 
+def test_a_change_of_relays_loses_nothing_though_one_end_binds_late() -> None:
+    for told_later in (0.0, 0.005, 0.3):
+        net = PathNet(57)
+        net.blocked = lambda _source, _destination: True
+        a, b = pair(net, relayed=True, told=False)
+        echo = Echo(net, a, b)
+        net.run(1.0)
+        old, new = Relayed(RELAY), Relayed(Endpoint("203.0.113.10", 3473))
+        net.unbound.add(new.relay)
+        a.changes.clear()
+        b.changes.clear()
+        for node, far, delay in ((a, b, 0.0), (b, a, told_later)):
+            net.run(delay)
+            peer = node.tunnel.peers[far.tunnel.public_key]
+            node.paths.watch(peer, [new], net.now, leaving=[old])
+            assert node.path_to(far) == old
+        net.run(0.2)
+        net.unbound.clear()
+        net.run(3.0)
+        assert (a.path_to(b), b.path_to(a)) == (new, new)
+        net.unbound.add(old.relay)
+        net.run(1.0)
+        echo.on = False
+        net.run(0.5)
+        assert echo.echoed_at.keys() == echo.sent_at.keys()
+        # Nothing was under way on a dead path: no connection has to send anything again.
+        assert [abrupt for node in (a, b) for _, abrupt in node.changes] == [False] * 2
+
+
 def test_nobody_answers_and_help_is_asked_for_ever_more_rarely() -> None:
     net = PathNet(10)
     a, b = pair(net, Nat("198.51.100.1"), Nat("198.51.100.2"), relayed=True)

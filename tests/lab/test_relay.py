@@ -18,6 +18,8 @@ from lab_domain import RELAY_PORT, Domain
 from lab_nat import NatKind
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
     from lab import Host, Lab
     from lab_domain import DomainNode
 
@@ -109,6 +111,45 @@ def until_reached_by(node: DomainNode, *, relayed: bool) -> None:
             return
         assert time.monotonic() < deadline, paths
         time.sleep(0.1)
+
+
+def relay_in_use(node: DomainNode, ports: Iterable[int]) -> int | None:
+    """Port of the relay server that the one peer of a node is reached through; None: it is not."""
+    for peer in node.status()["peers"]:
+        for path in peer["paths"]:
+            if path["in_use"] and path["proven"] and path["relayed"]:
+                return next(port for port in ports if path["path"].endswith(f":{port}"))
+    return None
+
+
+def test_a_connection_outlives_its_relay_servers(lab: Lab, tmp_path: Path) -> None:
+    """The one in use is killed; the next one, once it is in use, is told to end."""
+    servers, a, b, _ = behind_nats(lab, NatKind.SYMMETRIC)
+    domain = Domain(servers, tmp_path, more=LOG, roles=("as", "dc", "ns"))
+    relays = domain.relay_servers(RELAY_PORT, RELAY_PORT + 20, RELAY_PORT + 40)
+    node_a, node_b = domain.node(a, "a", tmp_path), domain.node(b, "b", tmp_path)
+    server = node_a.popen(PROGRAMS / "records_server.py")
+    server.wait_for("listening")
+    node_a.wait_until_registered()
+    client = node_b.popen(PROGRAMS / "records_client.py", node_a.fqdn)
+    client.wait_for("echoed")
+
+    def until_relayed_by_one_of(ports: Collection[int]) -> int:
+        """Wait until both ends use one of these: which."""
+        deadline = time.monotonic() + 20.0
+        while True:
+            used = {relay_in_use(node, relays) for node in (node_a, node_b)}
+            if len(used) == 1 and (port := used.pop()) is not None and port in ports:
+                return port
+            assert time.monotonic() < deadline, node_b.status()["peers"]
+
+    first = until_relayed_by_one_of(relays)
+    relays[first].kill()
+    second = until_relayed_by_one_of(relays.keys() - {first})
+    relays[second].send_signal(signal.SIGTERM)
+    until_relayed_by_one_of(relays.keys() - {first, second})
+    client.send_signal(signal.SIGTERM)
+    assert "as it was sent" in client.check()
 
 
 def test_two_nodes_behind_cone_nats_meet_at_the_relay_and_go_direct(

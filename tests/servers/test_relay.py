@@ -246,6 +246,27 @@ def test_load_is_the_scarcer_of_sessions_and_bandwidth() -> None:
     assert relay.table.grant(lifetime=9.0, byte_quota=0, now=6.0) is None
 
 
+def test_sessions_in_reserve_are_granted_up_to_half_and_needed_while_they_carry_something() -> None:
+    relay = Relay(limits=RelayLimits(max_sessions=4))
+    relay.grant = reserve = relay.table.grant(lifetime=99.0, byte_quota=0, now=0.0, reserve=True)
+    assert reserve is not None
+    assert relay.table.grant(lifetime=99.0, byte_quota=0, now=0.0, reserve=True) is None
+    relay.new_grant()
+    relay = Relay()
+    relay.table.expire(100.0)
+    relay.grant = reserve = relay.table.grant(lifetime=999.0, byte_quota=0, now=0.0, reserve=True)
+    assert reserve is not None
+    for side, endpoint in enumerate((A, B)):
+        relay.bind(endpoint, side)
+    for second in range(100):  # does it work?
+        relay.forward(A, relay.packet(bytes(80)), now=float(second))
+        assert not relay.table.is_needed(float(second))
+    for second in range(100, 200):  # it does, and the ends have nothing else
+        relay.forward(A, relay.packet(bytes(200)), now=float(second))
+        assert relay.table.is_needed(float(second)) == (second >= 104)
+    assert not relay.table.is_needed(210.0)
+
+
 @given(st.binary(max_size=200), st.integers(1, 64))
 def test_any_bytes_from_a_stranger_go_nowhere(data: bytes, segment_size: int) -> None:
     relay = Relay()

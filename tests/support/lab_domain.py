@@ -45,12 +45,14 @@ class Domain:
         listen: Sequence[str] = (),
         dns: str = "",
         more: str = "",
+        roles: Sequence[str] = ("all",),
     ) -> None:
         """``listen``: addresses of the host, one of each family; the first IPv4 one if empty.
 
         ``more``: further sections of the configuration."""
         self.host = host
         self.name = name
+        self._directory = directory
         self._config = directory / "servers.toml"
         self._config.write_text(
             f'[serve]\ndomain = "{name}"\nstate = "{directory / "servers"}"\n'
@@ -58,17 +60,39 @@ class Domain:
             f"\n[dns]\nport = {DNS_PORT}\n{dns}\n{more}"
         )
         self.process = host.popen(
-            [*NTMPATCH, "serve", "all", "--config", self._config], env=clean_environment()
+            [*NTMPATCH, "serve", *roles, "--config", self._config], env=clean_environment()
         )
         self.process.wait_for(f"serving {name}:", START_TIMEOUT)
 
-    def add_account(self, label: str) -> str:
-        """The enrolment token of a new node called so in the domain."""
+    def relay_servers(self, *ports: int) -> dict[int, Process]:
+        """Relay servers of their own, on the same host, by port; each has an account."""
+        processes: dict[int, Process] = {}
+        for port in ports:
+            label = f"rs{port}"
+            directory = self._directory / label
+            directory.mkdir(mode=0o700)
+            token, config = directory / "token", directory / "servers.toml"
+            token.write_text(self.add_account(label, "rs"))
+            config.write_text(
+                f'[serve]\ndomain = "{self.name}"\nstate = "{directory}"\n'
+                f"listen = {json.dumps(self.host.address())}\n"
+                f'[rs]\nname = "{label}.{self.name}"\nport = {port}\ntoken = "file:{token}"\n'
+            )
+            command: list[Word] = [*NTMPATCH, "serve", "rs", "--config", config]
+            processes[port] = self.host.popen(command, env=clean_environment())
+        for process in processes.values():
+            process.wait_for(f"serving {self.name}:", START_TIMEOUT)
+        return processes
+
+    def add_account(self, label: str, role: str = "node") -> str:
+        """The enrolment token of a new node (or server) called so in the domain."""
         command: list[Word] = [
             *NTMPATCH,
             "account",
             "add",
             f"{label}.{self.name}",
+            "--role",
+            role,
             "--config",
             self._config,
         ]

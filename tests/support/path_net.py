@@ -30,7 +30,7 @@ INTERVAL = 0.01
 
 
 class Relayed(NamedTuple):
-    """Through the one relay there is."""
+    """Through the session that there is at a relay."""
 
     relay: Endpoint
 
@@ -249,6 +249,8 @@ class PathNet:
         self.nodes: list[Node] = []
         self.bound: dict[int, Endpoint] = {}
         self.relay_is_up = True
+        self.unbound: set[Endpoint] = set()
+        """Relays at which a session is, and not both ends yet, or no more."""
         self.blocked: Callable[[Endpoint, Endpoint], bool] = lambda _source, _destination: False
         self.shorter: Callable[[Endpoint, Endpoint], bool] = lambda _source, _destination: False
         """What takes a fifth of the delay."""
@@ -317,16 +319,14 @@ class PathNet:
         if self.loss and self.rng.random() < self.loss:
             return
         if isinstance(path, Relayed):
-            far = self.nodes[1 - index]
 
             def relay() -> None:
-                if self.relay_is_up and self.bound.get(index) == source:
-                    to = self.bound.get(1 - index)
-                    if to is not None:
-                        arrive = lambda: self._arrive(RELAY, to, data, Relayed(RELAY))  # noqa: E731  # a closure of this datagram
-                        self.at(self.now + self.delay, arrive)
+                is_up = self.relay_is_up and path.relay not in self.unbound
+                to = self.bound.get(1 - index)
+                if is_up and self.bound.get(index) == source and to is not None:
+                    arrive = lambda: self._arrive(path.relay, to, data, path)  # noqa: E731  # a closure of this datagram
+                    self.at(self.now + self.delay, arrive)
 
-            del far
             self.at(self.now + self.relay_delay, relay)
             return
         self.inject(source, destination, data)

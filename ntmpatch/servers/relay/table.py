@@ -40,8 +40,10 @@ BIND_TIMEOUT = 60.0
 """Seconds in which both ends must have bound; a session that nobody uses makes room."""
 RESERVE_LOAD = 0.5
 """Load from which on no session is granted that is only to be held in reserve."""
-RESERVE_QUIET = 30.0
-"""Seconds without a data frame after which a session in reserve is nobody's way."""
+RESERVE_QUIET = 10.0
+RESERVE_BYTES = 1024
+"""A session in reserve is nobody's way if less passes in so many seconds; ends that look whether it
+works send a fifth of that."""
 IDLE_TIMEOUT = 300.0
 """Seconds without a bind frame of either end: both have left (they bind as a keep-alive)."""
 
@@ -88,8 +90,21 @@ class _Session(Generic[E]):
     endpoints: list[E | None]
     counters: list[int]
     reserve: bool
-    carried_at: float
-    """When the last data frame was sent on."""
+    window_at: float
+    window_bytes: int = 0
+    """What has passed since then; at most RESERVE_QUIET ago."""
+    busy_at: float = float("-inf")
+    """When a session in reserve carried last what nobody sends for a trial."""
+
+    def carry(self, size: int, now: float) -> None:
+        """So many bytes pass."""
+        self.bytes_left -= size
+        if self.reserve:
+            if now >= self.window_at + RESERVE_QUIET:
+                self.window_at, self.window_bytes = now, 0
+            self.window_bytes += size
+            if self.window_bytes >= RESERVE_BYTES:
+                self.busy_at = now
 
 
 class ForwardingTable(Generic[E]):
@@ -171,7 +186,7 @@ class ForwardingTable(Generic[E]):
             endpoints=[None, None],
             counters=[-1, -1],
             reserve=reserve,
-            carried_at=float("-inf"),
+            window_at=now,
         )
         return Grant(session_id, capabilities, lifetime)
 
@@ -189,7 +204,7 @@ class ForwardingTable(Generic[E]):
     def is_needed(self, now: float) -> bool:
         """Whether any session is left that is not merely held in reserve."""
         return any(
-            not session.reserve or now < session.carried_at + RESERVE_QUIET
+            not session.reserve or now < session.busy_at + RESERVE_QUIET
             for session in self._sessions.values()
         )
 
@@ -278,8 +293,7 @@ class ForwardingTable(Generic[E]):
                 size = len(run)
                 if not size:
                     return []
-            session.bytes_left -= size
-            session.carried_at = now
+            session.carry(size, now)
             self.forwarded_bytes += size
             return [Forwarded(destination, run, segment_size)]
         return []
