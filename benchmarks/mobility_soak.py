@@ -55,7 +55,7 @@ class Soak:
         self.options = options
         self.problems: list[str] = []
         self.rows: list[list[str]] = []
-        world = World(lab, mn=(1, 2, 5), cn=(3, 4, 6))
+        self.world = world = World(lab, mn=(1, 2, 5), cn=(3, 4, 6))
         self.servers = Servers(world.servers, world.directory)
         self.ends = {
             "mn": Mobile(world, world.mn, world.mn_places),
@@ -81,7 +81,7 @@ class Soak:
         begun_at = now = time.monotonic()
         rng = random.Random(self.options.seed)
         mischief = self.mischief = Mischief(
-            self.ends, self.servers, self.options.moves, rng, begun_at
+            self.world, self.ends, self.servers, self.options.moves, rng, begun_at
         )
         sample_at, row_at = now, now + ROW_INTERVAL
         print("\n" + "  ".join(HEADING), flush=True)

@@ -44,6 +44,10 @@ class Place:
         """With its prefix length."""
         return f"10.81.{self.number}.0/24" if version == 4 else f"fd81:0:0:{self.number:x}::/64"
 
+    def outside(self, version: int) -> str:
+        """The subnet beyond the router, which NATs there translate to."""
+        return f"10.82.{self.number}.0/24" if version == 4 else f"fd82:0:0:{self.number:x}::/64"
+
     def gateway(self, version: int) -> str:
         """The router's address on this cable."""
         return f"10.81.{self.number}.2" if version == 4 else f"fd81:0:0:{self.number:x}::2"
@@ -106,9 +110,8 @@ class World:
             router = self._router(f"access{number}")
             inside = [f"10.81.{number}.0/24", f"fd81:0:0:{number:x}::/64"]
             near, _ = self.lab.link(host, router, inside)
-            outside = [f"10.82.{number}.0/24", f"fd82:0:0:{number:x}::/64"]
-            self.lab.link(router, self.core, outside)
             place = Place(number, near.name, router)
+            self.lab.link(router, self.core, [place.outside(version) for version in FAMILIES])
             for version, way in ((4, f"10.82.{number}."), (6, f"fd82:0:0:{number:x}::")):
                 router.route("default", f"{way}2")
                 self.core.route(place.subnet(version), f"{way}1")
@@ -139,8 +142,10 @@ class World:
         """Core's rules against UDP between the two mobile hosts, whatever their places."""
         rules = []
         for version, word in ((4, "ip"), (6, "ip6")):
-            near = ", ".join(place.subnet(version) for place in self.mn_places)
-            far = ", ".join(place.subnet(version) for place in self.cn_places)
+            near, far = (
+                ", ".join(each for p in places for each in (p.subnet(version), p.outside(version)))
+                for places in (self.mn_places, self.cn_places)
+            )
             for source, target in ((near, far), (far, near)):
                 rules.append(
                     f"{word} saddr {{ {source} }} {word} daddr {{ {target} }} meta l4proto udp drop"

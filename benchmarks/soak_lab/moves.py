@@ -23,6 +23,8 @@ INTERVAL = (5.0, 15.0)
 """Seconds between two moves of one end."""
 RELAY_INTERVAL = (60.0, 180.0)
 """Seconds between two deaths of the relay."""
+FILTER_INTERVAL = (20.0, 60.0)
+"""Seconds for which UDP between the ends is filtered, and for which it is not."""
 OVERLAP = 0.3
 """Seconds in which both networks work, where the old one goes after the new one came."""
 FAMILY_SETS = ((4,), (6,), FAMILIES)
@@ -30,13 +32,17 @@ NO_NAT = "table ip lab_nat {}\ndelete table ip lab_nat\n"
 NO_PORTS = "table ip rebinding {}\ndelete table ip rebinding\n"
 
 HARD, OVERLAPPING, FAMILY, NAT, REBINDING = "hard", "overlap", "family", "nat", "rebinding"
-RELAY_DEATH = "relay's death"
+FILTER, RELAY_DEATH = "filter", "relay"
+NEVER = float("inf")
+OF_AN_END = (HARD, OVERLAPPING, FAMILY, NAT, REBINDING)
 KINDS = {
     HARD: "the address goes, another network comes at once",
     OVERLAPPING: "another network comes before the old one goes",
     FAMILY: "a network of other IP versions: IPv4, IPv6 or both",
     NAT: "a network behind a NAT of some kind (IPv4), with its mappings empty",
     REBINDING: "the NAT forgets its mappings and gives other ports; without a NAT, as hard",
+    FILTER: "UDP between the ends is filtered for a while, so that only the relay is left",
+    RELAY_DEATH: "the relay is killed, and started again",
 }
 
 
@@ -109,21 +115,27 @@ class Mischief:
 
     def __init__(
         self,
+        world: World,
         ends: dict[str, Mobile],
         servers: Servers,
         kinds: Sequence[str],
         rng: random.Random,
         now: float,
     ) -> None:
+        self._world = world
         self._ends = ends
         self._servers = servers
-        self._kinds = kinds
+        self._kinds = [kind for kind in kinds if kind in OF_AN_END]
+        self._is_filtered = False
         self._rng = rng
         self.relay_deaths = 0
         self.causes: tuple[str, ...] = ()
         """What happened last, for who counts pauses."""
-        self._due = {name: now + rng.uniform(*INTERVAL) for name in ends}
-        self._relay_due_at = now + rng.uniform(*RELAY_INTERVAL)
+        self._due = dict.fromkeys(ends if self._kinds else (), 0.0)
+        for name in self._due:
+            self._due[name] = now + rng.uniform(*INTERVAL)
+        self._filter_due_at = now + rng.uniform(*FILTER_INTERVAL) if FILTER in kinds else NEVER
+        self._relay_due_at = now + rng.uniform(*RELAY_INTERVAL) if RELAY_DEATH in kinds else NEVER
 
     @property
     def moves(self) -> int:
@@ -133,7 +145,7 @@ class Mischief:
     @property
     def due_at(self) -> float:
         """When something happens next."""
-        return min(*self._due.values(), self._relay_due_at)
+        return min(*self._due.values(), self._filter_due_at, self._relay_due_at)
 
     def happen(self, now: float) -> str:
         """Do what is due, and say what that was; empty if nothing was."""
@@ -145,6 +157,13 @@ class Mischief:
                 self._due[name] = now + self._rng.uniform(*INTERVAL)
                 causes.append(kind)
                 said.append(f"{name} {kind} -> {self._ends[name].place}")
+        if self._filter_due_at <= now:
+            self._is_filtered = not self._is_filtered
+            change = self._world.block_direct if self._is_filtered else self._world.unblock_direct
+            self._world.change((self._world.core, [change()]))
+            self._filter_due_at = now + self._rng.uniform(*FILTER_INTERVAL)
+            causes.append(FILTER)
+            said.append("filtered" if self._is_filtered else "no filter")
         if self._relay_due_at <= now:
             self._servers.restart("rs")
             self.relay_deaths += 1

@@ -47,7 +47,7 @@ def line_of(event: local.Event) -> str:
     """An event for people: when, what, whose, the way before and the one from now on, and why."""
     seconds, _, fraction = f"{event.at:.3f}".partition(".")
     at = time.strftime("%H:%M:%S", time.localtime(int(seconds)))
-    way = " → ".join(filter(None, (event.old, event.new)))
+    way = " → ".join(dict.fromkeys(filter(None, (event.old, event.new))))
     facts = "  ".join(filter(None, (event.fqdn, way)))
     reason = f"  ({event.reason})" if event.reason else ""
     return f"{at}.{fraction}  {event.kind:<16}  {facts}{reason}"

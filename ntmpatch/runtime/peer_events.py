@@ -9,7 +9,6 @@ from ntmpatch.wire import local
 
 if TYPE_CHECKING:
     from ntmpatch.handover.networks import Change, Picture
-    from ntmpatch.packet.tunnel.peer import Peer
     from ntmpatch.packet.tunnel.tunnel import Tunnel
     from ntmpatch.runtime.carrier import Path
     from ntmpatch.runtime.event_feed import EventFeed
@@ -21,35 +20,35 @@ HEARD_AGAIN = "heard again"
 
 
 class PeerEvents:
-    """Tells ``feed`` of peers by their names; what has none (a server) is nobody's business."""
+    """Tells ``feed`` of the nodes that it has been told to have `met`; of nobody else."""
 
-    def __init__(self, feed: EventFeed, tunnel: Tunnel[Path], names: dict[bytes, str]) -> None:
+    def __init__(self, feed: EventFeed, tunnel: Tunnel[Path]) -> None:
         self._feed = feed
         self._tunnel = tunnel
-        self._names = names
+        self._names: dict[bytes, str] = {}
         self._paths: dict[bytes, str] = {}
-        """Of each peer, the path that was told last."""
+        """Of each peer whose tunnel has been up, the path that was told last."""
         self._unreachable: set[bytes] = set()
+
+    def met(self, public_key: bytes, name: str) -> None:
+        """There is or will be a tunnel to this node."""
+        self._names[public_key] = name
 
     def tunnel_ready(self, public_key: bytes, *, again: bool) -> None:
         """A tunnel that was directed has shaken hands: Fig. 3 (19), Fig. 5 (29)."""
-        peer, name = self._tunnel.peers.get(public_key), self._names.get(public_key)
-        if peer is None or name is None or (public_key in self._paths and not again):
-            return  # a server, or a session's successor
-        old, self._paths[public_key] = self._paths.get(public_key, ""), path_text(peer.endpoint)
-        reason = "directed again" if again else "tunnel created"
-        self._tell(local.TUNNEL_READY, peer, name, old=old, reason=reason)
+        is_up = public_key in self._paths
+        if is_up and again:
+            self.path_changed(public_key, abrupt=True)
+            self._tell(local.TUNNEL_READY, public_key, "directed again")
+        elif not is_up:  # else it is a session's successor
+            self._tell(local.TUNNEL_READY, public_key, "tunnel created")
 
     def path_changed(self, public_key: bytes, *, abrupt: bool) -> None:
-        """Data goes another way."""
-        peer, name = self._tunnel.peers.get(public_key), self._names.get(public_key)
-        if peer is None or name is None:
-            return
-        old, new = self._paths.get(public_key, ""), path_text(peer.endpoint)
-        if new != old:
-            self._paths[public_key] = new
+        """Data goes another way, if that is not known yet."""
+        peer, old = self._tunnel.peers.get(public_key), self._paths.get(public_key)
+        if peer is not None and old is not None and path_text(peer.endpoint) != old:
             reason = "the path before is given up" if abrupt else "a better path"
-            self._tell(local.PATH_CHANGED, peer, name, old=old, reason=reason)
+            self._tell(local.PATH_CHANGED, public_key, reason)
 
     def unreachable(self, public_key: bytes, reason: str = NO_PATH_ANSWERS) -> None:
         """Something is to be sent to the peer, and nothing comes back; told once."""
@@ -67,18 +66,14 @@ class PeerEvents:
                 self._unreachable.discard(public_key)
             elif peer.current is not None and peer.waiting_since is None:
                 self._unreachable.discard(public_key)
-                old, self._paths[public_key] = (
-                    self._paths.get(public_key, ""),
-                    path_text(peer.endpoint),
-                )
-                name = self._names.get(public_key, "")
-                self._tell(local.PEER_REACHABLE, peer, name, old=old, reason=HEARD_AGAIN)
+                self.path_changed(public_key, abrupt=True)
+                self._tell(local.PEER_REACHABLE, public_key, HEARD_AGAIN)
 
     def gone(self, public_key: bytes) -> None:
-        """The peer is forgotten. To be called while its name is still known."""
-        name = self._names.get(public_key)
-        self._unreachable.discard(public_key)
+        """The peer is forgotten."""
+        name = self._names.pop(public_key, None)
         old = self._paths.pop(public_key, "")
+        self._unreachable.discard(public_key)
         if name is not None:
             self._feed.tell(local.PEER_GONE, name, old=old)
 
@@ -102,9 +97,14 @@ class PeerEvents:
         new = ", ".join(map(local.address_text, given))
         self._feed.tell(local.REGISTERED, assigned.fqdn, new=new)
 
-    def _tell(self, kind: str, peer: Peer[Path], name: str, *, old: str, reason: str) -> None:
+    def _tell(self, kind: str, public_key: bytes, reason: str) -> None:
+        """With the path that was told last as the old one, and that in use as the new one."""
+        peer, name = self._tunnel.peers.get(public_key), self._names.get(public_key)
+        if peer is None or name is None:
+            return
+        old, new = self._paths.get(public_key, ""), path_text(peer.endpoint)
+        self._paths[public_key] = new
         is_relayed = isinstance(peer.endpoint, RelayedEndpoint)
-        new = path_text(peer.endpoint)
         self._feed.tell(kind, name, old=old, new=new, relayed=is_relayed, reason=reason)
 
 

@@ -112,7 +112,7 @@ class ManagedPeers:
         )
         self.carrier: Carrier = self._station.carrier
         self._ends.use(self.carrier)
-        self._events = PeerEvents(events, self.carrier.tunnel, self._names)
+        self._events = PeerEvents(events, self.carrier.tunnel)
         self._steps = SetUpSteps(self._station, self._negotiation, packets)
         self._handover = Handover(
             settings.interfaces, self._moved, packets.drops, on_first=self._see
@@ -425,6 +425,7 @@ class ManagedPeers:
                 self._names[effect.public_key] = effect.name
                 addresses = frozenset(address for address in (effect.ipv4, effect.ipv6) if address)
                 if addresses:
+                    self._events.met(effect.public_key, effect.name)
                     self._steps.directed(effect)
                     self._packets.add_route(
                         Route(effect.public_key, addresses, access=effect.access)

@@ -58,8 +58,7 @@ class StaticPeers:
             before_wait=packets.flush,
             gso=settings.offload,
         )
-        names = {peer.public_key: peer.name or peer.public_key[:8].hex() for peer in static.peers}
-        self._events = PeerEvents(events, tunnel, names)
+        self._events = PeerEvents(events, tunnel)
         packets.assign(static.addresses)
         for peer in static.peers:
             tunnel.add_peer(
@@ -68,6 +67,7 @@ class StaticPeers:
                 endpoint=peer.endpoint,
                 persistent_keepalive_interval=peer.persistent_keepalive_interval,
             )
+            self._events.met(peer.public_key, peer.name or peer.public_key[:8].hex())
             packets.add_route(Route(peer.public_key, frozenset(peer.addresses), kernel=True))
 
     def start(self) -> None:

@@ -25,7 +25,8 @@ class Scene:
         self.feed = EventFeed()
         self.peer = SimpleNamespace(endpoint=DIRECT, current=object(), waiting_since=None)
         tunnel = SimpleNamespace(peers={KEY: self.peer, SERVER: self.peer})
-        self.events = PeerEvents(self.feed, tunnel, {KEY: "cam.home.example"})
+        self.events = PeerEvents(self.feed, tunnel)
+        self.events.met(KEY, "cam.home.example")
         self.number = 0
 
     def told(self):
@@ -54,9 +55,16 @@ def test_a_peer_is_told_of_from_its_tunnels_beginning_to_its_end(scene):
     assert scene.told() == [("path_changed", "192.0.2.1:4460", relay, True)]
     scene.events.tunnel_ready(KEY, again=True)
     assert scene.told() == [("tunnel_ready", relay, relay, True)]
+    scene.peer.endpoint = DIRECT
+    scene.events.tunnel_ready(KEY, again=True)  # who only wants changes of paths is told, too
+    assert scene.told() == [
+        ("path_changed", relay, "192.0.2.1:4460", False),
+        ("tunnel_ready", "192.0.2.1:4460", "192.0.2.1:4460", False),
+    ]
+    scene.events.gone(KEY)
     scene.events.gone(KEY)
     scene.events.gone(SERVER)
-    assert scene.told() == [("peer_gone", relay, "", False)]
+    assert scene.told() == [("peer_gone", "192.0.2.1:4460", "", False)]
 
 
 def test_who_cannot_be_reached_is_told_once_and_again_when_it_is_heard(scene):
@@ -70,8 +78,11 @@ def test_who_cannot_be_reached_is_told_once_and_again_when_it_is_heard(scene):
     scene.peer.endpoint, scene.peer.waiting_since = ELSEWHERE, None
     scene.events.look()
     scene.events.look()
-    way = ("192.0.2.1:4460", "[2001:db8::1]:4460", False)
-    assert scene.told() == [("peer_reachable", *way)]
+    old, new = "192.0.2.1:4460", "[2001:db8::1]:4460"
+    assert scene.told() == [
+        ("path_changed", old, new, False),
+        ("peer_reachable", new, new, False),
+    ]
     scene.events.unreachable(KEY)
     scene.events.gone(KEY)
     scene.events.look()
