@@ -14,7 +14,6 @@ that was not restarted is not flat (``soak_lab/watch.py`` says what that is).
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import random
 import statistics
@@ -278,8 +277,10 @@ def main() -> None:
         sys.exit(reason)
     with Lab() as lab:
         soak = Soak(lab, options)
-        with contextlib.suppress(KeyboardInterrupt):
+        try:
             soak.run()
+        except KeyboardInterrupt:
+            soak.problems.append("interrupted")
         text = summary(soak)
         print(f"\n{text}")
         for problem in soak.problems:

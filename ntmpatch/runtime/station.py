@@ -14,6 +14,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
+from ntmpatch.base.addresses import Endpoint
 from ntmpatch.handover.bindings import RelayBindings, RelayedEndpoint, Released
 from ntmpatch.handover.ways import PortedEndpoint
 from ntmpatch.packet.tunnel.tunnel import Admitted, EndpointChanged, Established, Tunnel
@@ -40,7 +41,6 @@ from ntmpatch.signalling.effects import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ntmpatch.base.addresses import Endpoint
     from ntmpatch.base.drops import DropCounter
     from ntmpatch.handover.bindings import RelayFailed
     from ntmpatch.handover.paths import PathManager
@@ -138,6 +138,7 @@ class Station:
     def rebind(self, binds: Sequence[Endpoint]) -> None:
         """Move to other local addresses: new ports, and every peer is told at once."""
         self.carrier.bind(binds)
+        self._reach_servers()
         self.relays.refresh(time.monotonic())
         if self.paths is not None:
             self.paths.network_changed(time.monotonic())
@@ -156,6 +157,7 @@ class Station:
         ``is_dead(local)`` says which connections, by their own end, are to be made anew; ``own``
         where peers may find us now; ``is_stale`` which paths begin elsewhere than before.
         """
+        self._reach_servers()
         self.relays.refresh(time.monotonic())
         if self.paths is not None:
             self.paths.network_changed(time.monotonic(), own, is_stale)
@@ -163,6 +165,15 @@ class Station:
         for link in self._links.values():
             if is_dead(link.local()):
                 link.reconnect()
+
+    def _reach_servers(self) -> None:
+        """Servers have not moved, but we may have no way any more to where we reached them."""
+        for public_key, contact in self._contacts.items():
+            peer = self.tunnel.peers.get(public_key)
+            if peer is None or contact.role == "node" or not isinstance(peer.endpoint, Endpoint):
+                continue
+            if not is_routable(peer.endpoint):
+                peer.endpoint = self._reachable(contact.endpoints) or peer.endpoint
 
     def trace(
         self, step: str, receiver: str = "", message: str = "", *, at: float | None = None

@@ -26,14 +26,24 @@ def go_on(client: Process) -> None:
     client.wait_for(f"block {count + BLOCKS}\n")
 
 
-def test_a_connection_survives_another_address(lab: Lab, tmp_path: Path) -> None:
-    switch = lab.switch(["192.0.2.0/24"])
+def next_steps(trace: socket.socket, last: str) -> list[str]:
+    """The node's next steps of Fig. 5, to this one."""
+    steps: list[str] = []
+    while steps[-1:] != [last]:
+        record = json.loads(trace.recv(4096))
+        if record["figure"] == "5":
+            steps.append(record["step"])
+    return steps
+
+
+def test_a_connection_survives_another_address_and_another_family(lab: Lab, tmp_path: Path) -> None:
+    switch = lab.switch(["192.0.2.0/24", "fd07::/64"])
     servers, mobile, fixed = lab.host("servers"), lab.host("mobile"), lab.host("fixed")
-    interface = switch.join(mobile)
+    old, new, other = "192.0.2.66/24", "192.0.2.77/24", "fd07::77/64"
+    interface = switch.join(mobile, old)
     for host in (servers, fixed):
         switch.join(host)
-    old, new = interface.addresses[0], "192.0.2.77/24"
-    domain = Domain(servers, tmp_path)
+    domain = Domain(servers, tmp_path, listen=[servers.address(4), servers.address(6)])
     node, peer = domain.node(mobile, "mobile", tmp_path), domain.node(fixed, "fixed", tmp_path)
     peer.popen(PROGRAMS / "echo_server.py", str(ECHO_PORT)).wait_for("echoing")
     peer.wait_until_registered()
@@ -47,18 +57,21 @@ def test_a_connection_survives_another_address(lab: Lab, tmp_path: Path) -> None
     trace.settimeout(10.0)
     go_on(client)
 
-    interface.remove_address(str(old))
+    interface.remove_address(old)
     interface.add_address(new)
     go_on(client)
 
     endpoints = [each["endpoint"] for each in peer.status()["peers"]]
     assert f"192.0.2.77:{NODE_PORT}" in endpoints
-    steps: list[str] = []
-    while len(steps) < 3:
-        record = json.loads(trace.recv(4096))
-        if record["figure"] == "5":
-            steps.append(record["step"])
-    assert steps == ["1", "2", "3"]
+    assert next_steps(trace, "3") == ["1", "2", "3"]
+    next_steps(trace, "7")  # the coordinator has answered (6)
+
+    # The servers were reached by a family that is gone: without them nobody could be told.
+    interface.remove_address(new)
+    interface.add_address(other)
+    go_on(client)
+    assert next_steps(trace, "1")
+    assert next_steps(trace, "7")[:2] == ["2", "3"]
     trace.close()
     told.close()
 
