@@ -17,15 +17,17 @@ from ntmpatch.signalling.errors import Refused, Silent
 from ntmpatch.signalling.process import Event, Process, ask, wait
 from ntmpatch.wire.control_messages import (
     Ack,
-    Deregistration,
     FederatedDomain,
     FederationRequest,
     FederationResponse,
     RefusalCode,
-    RegistrationRequest,
-    RegistrationResponse,
     ServerLocation,
     addresses_of,
+)
+from ntmpatch.wire.control_registration import (
+    Deregistration,
+    RegistrationRequest,
+    RegistrationResponse,
 )
 
 if TYPE_CHECKING:

@@ -29,20 +29,22 @@ from ntmpatch.signalling.recounting import Recounter
 from ntmpatch.wire.control_messages import (
     Ack,
     Address,
-    AnnouncementResponse,
     AuthenticationInquiry,
     AuthenticationVerdict,
-    Deregistration,
     InformationRequest,
     Message,
     PrefixLeaseRequest,
     PrefixLeaseResponse,
     RefusalCode,
+    RouteDirection,
+    ServerLocation,
+)
+from ntmpatch.wire.control_registration import (
+    AnnouncementResponse,
+    Deregistration,
     RegistrationRequest,
     RegistrationResponse,
-    RouteDirection,
     ServerAnnouncement,
-    ServerLocation,
 )
 
 if TYPE_CHECKING:
