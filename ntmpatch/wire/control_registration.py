@@ -23,6 +23,9 @@ from ntmpatch.wire.control_messages import (
     Word,
 )
 
+MAX_VANTAGE = 4
+"""Two of each family: with the DC, three places that a NAT can be told by."""
+
 
 class RegistrationRequest(Message, frozen=True, array_like=True, tag=20):
     """Node → DC (5.3): here I am. Sent at every start, at the interval, and at every move."""
@@ -57,6 +60,8 @@ class RegistrationResponse(Message, frozen=True, array_like=True, tag=21):
     """Version of the list of domains (FederationResponse); 0: not known."""
     revocations: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """Number of the last revocation that the DC knows (RevocationsRequest)."""
+    vantage: Annotated[tuple[Address, ...], Meta(max_length=MAX_VANTAGE)] = ()
+    """Where RSs answer STUN, at most two of a family: how does the node look from there?"""
 
 
 class Deregistration(Message, frozen=True, array_like=True, tag=22):

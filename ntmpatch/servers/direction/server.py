@@ -38,6 +38,7 @@ from ntmpatch.wire.control_messages import (
     RefusalCode,
     RouteDirection,
     ServerLocation,
+    addresses_of,
 )
 from ntmpatch.wire.control_registration import (
     AnnouncementResponse,
@@ -342,6 +343,7 @@ class DirectionServer(EnrolledParty):
             servers=self._servers_for(node),
             federation=self._federation.version,
             revocations=self.revoking.serial,
+            vantage=addresses_of(self.locations.vantage(key, self.now)),
         )
 
     def _keep(self, record: NodeRecord, serial: int) -> Process[tuple[NodeRecord, float]]:
