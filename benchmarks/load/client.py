@@ -30,11 +30,10 @@ from ntmpatch.wire.control_messages import (
     EnrolmentRequest,
     EnrolmentResponse,
     Notification,
-    RegistrationRequest,
-    RegistrationResponse,
     RouteDirection,
     ServiceRegistration,
 )
+from ntmpatch.wire.control_registration import RegistrationRequest, RegistrationResponse
 
 if TYPE_CHECKING:
     import random

@@ -113,6 +113,15 @@ class Drop(StrEnum):
     RELAY_QUOTA = "relay: session has used up its bytes"
     RELAY_RATE = "relay: faster than the session or the relay may be"
 
+    # STUN (between nodes and relay servers)
+    STUN_SIZE = "stun: too short, too long, or its length field is wrong"
+    STUN_KIND = "stun: neither a Binding request nor an answer to one"
+    STUN_MALFORMED = "stun: attributes that are not what their types promise"
+    STUN_BAD_FINGERPRINT = "stun: fingerprint is wrong"
+    STUN_UNKNOWN_ATTRIBUTE = "stun: has an attribute that would have to be understood"
+    STUN_FLOOD = "stun: more requests of one network than are answered"
+    STUN_UNASKED = "stun: answer to nothing that was asked"
+
     # handover
     NETLINK_FORGED = "netlink: not from the kernel"
     # port mapping (answers of the router)

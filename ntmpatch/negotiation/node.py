@@ -160,6 +160,11 @@ class NodeNegotiation(EnrolledParty):
         """Where our DC saw us when we registered last; None before that."""
         return self._registrar.seen
 
+    @property
+    def vantage(self) -> tuple[Endpoint, ...]:
+        """Where RSs tell by STUN how they see us; empty until we are registered."""
+        return self._registrar.vantage
+
     def resolve(self, fqdn: str, now: float, *, recording: Recording | None = None) -> int:
         """Fig. 3 (1), (2): look a name up, by having a tunnel to it directed.
 

@@ -17,15 +17,17 @@ from ntmpatch.signalling.errors import Refused, Silent
 from ntmpatch.signalling.process import Event, Process, ask, wait
 from ntmpatch.wire.control_messages import (
     Ack,
-    Deregistration,
     FederatedDomain,
     FederationRequest,
     FederationResponse,
     RefusalCode,
-    RegistrationRequest,
-    RegistrationResponse,
     ServerLocation,
     addresses_of,
+)
+from ntmpatch.wire.control_registration import (
+    Deregistration,
+    RegistrationRequest,
+    RegistrationResponse,
 )
 
 if TYPE_CHECKING:
@@ -80,6 +82,8 @@ class Registrar:
         self.behind_nat = False
         self.seen: Endpoint | None = None
         """Where the DC saw us when we registered last."""
+        self.vantage: tuple[Endpoint, ...] = ()
+        """Where RSs tell how they see us, as the DC said last."""
         self._backoff = Backoff(
             initial=FIRST_RETRY_INTERVAL, maximum=MAX_RETRY_INTERVAL, rng=party.rng
         )
@@ -305,6 +309,7 @@ class Registrar:
         check_addresses(answer.ipv4, answer.ipv6, party.verify(location.certificate, role="dc"))
         seen = answer.seen_endpoint
         self.seen = seen.endpoint() if seen is not None else None
+        self.vantage = tuple(address.endpoint() for address in answer.vantage)
         self.behind_nat = self.seen is not None and self.seen not in self.endpoints
         self.own_addresses = frozenset(filter(None, (answer.ipv4, answer.ipv6)))
         assigned = Assigned(party.fqdn, answer.domain, answer.ipv4, answer.ipv6, answer.interval)

@@ -86,9 +86,12 @@ class _Collector:
             answers.add_metric([], sum(dns.answers for dns in self._servers.dns))
             yield from (nodes, answers)
         if "rs" in stations:
-            table = stations["rs"].party.table
+            relay = stations["rs"].party
+            table = relay.table
             sessions = GaugeMetricFamily("ntmpatch_relay_sessions", "Sessions of the relay")
             sessions.add_metric([], len(table))
             relayed = CounterMetricFamily("ntmpatch_relay_bytes", "Bytes that the relay passed on")
             relayed.add_metric([], table.forwarded_bytes)
-            yield from (sessions, relayed)
+            seen = CounterMetricFamily("ntmpatch_stun_answers", "STUN Binding requests answered")
+            seen.add_metric([], relay.reflexive.answers)
+            yield from (sessions, relayed, seen)

@@ -14,6 +14,7 @@ from ntmpatch.base.drops import DropCounter
 from ntmpatch.runtime.station import Station
 from ntmpatch.signalling.effects import Failed, Persist, Ready
 from ntmpatch.wire.relay import FRAME_DATA, RELAY_BYTE, RELAY_HEADER_SIZE
+from ntmpatch.wire.stun import is_stun
 from ntmpatch.wire.wireguard import INITIATION, RESPONSE, TYPE_WORD
 
 if TYPE_CHECKING:
@@ -128,16 +129,18 @@ class ServerStation:
 
 
 class RelayForwarding:
-    """The relay's data path: 64 KB in, 64 KB out, nothing opened."""
+    """The relay's data path: 64 KB in, 64 KB out, nothing opened; and its answers to STUN."""
 
     def __init__(self) -> None:
         self.station: Station | None = None
 
     def datagram(self, buffer: memoryview, segment_size: int, source: Endpoint) -> bool:
-        """Claim relay frames; everything else is for the server's own tunnel."""
+        """Claim relay frames and STUN; everything else is for the server's own tunnel."""
         station = self.station
-        if station is None or len(buffer) < RELAY_HEADER_SIZE or buffer[0] != RELAY_BYTE:
+        if station is None or len(buffer) < RELAY_HEADER_SIZE:
             return False
+        if buffer[0] != RELAY_BYTE:
+            return self._stun(station, buffer, segment_size, source)
         table = station.party.table  # type: ignore[attr-defined]  # the party is a RelayServer
         now = time.monotonic()
         if buffer[1] == FRAME_DATA:
@@ -148,6 +151,18 @@ class RelayForwarding:
             return True
         for start in range(0, len(buffer), segment_size):
             answer = table.bind(source, buffer[start : start + segment_size], now)
+            if answer is not None:
+                station.carrier.send_datagram(answer, source)
+        return True
+
+    @staticmethod
+    def _stun(station: Station, buffer: memoryview, segment_size: int, source: Endpoint) -> bool:
+        if not is_stun(buffer):
+            return False
+        reflexive = station.party.reflexive  # type: ignore[attr-defined]  # the party is a RelayServer
+        now = time.monotonic()
+        for start in range(0, len(buffer), segment_size):
+            answer = reflexive.answer(source, buffer[start : start + segment_size], now)
             if answer is not None:
                 station.carrier.send_datagram(answer, source)
         return True

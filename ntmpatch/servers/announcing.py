@@ -11,12 +11,14 @@ from ntmpatch.signalling.process import Process, ask, sleep
 from ntmpatch.signalling.recounting import Recounter
 from ntmpatch.wire.control_messages import (
     Ack,
-    AnnouncementResponse,
-    Deregistration,
     Message,
-    ServerAnnouncement,
     ServerLocation,
     addresses_of,
+)
+from ntmpatch.wire.control_registration import (
+    AnnouncementResponse,
+    Deregistration,
+    ServerAnnouncement,
 )
 
 if TYPE_CHECKING:

@@ -8,14 +8,52 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import Annotated, get_args
+from typing import Annotated, TypeAlias, get_args
 
 import msgspec
 
 from ntmpatch.base.drops import Drop
 from ntmpatch.base.errors import UntrustedError
 from ntmpatch.base.packing import BROKEN
-from ntmpatch.wire.control_messages import AnyMessage, Message
+from ntmpatch.wire.control_messages import (
+    Ack,
+    AuthenticationInquiry,
+    AuthenticationVerdict,
+    CertificateRenewal,
+    DirectionRequest,
+    EnrolmentRequest,
+    EnrolmentResponse,
+    FederationRequest,
+    FederationResponse,
+    InformationRequest,
+    InformationResponse,
+    KeyRotationRequest,
+    Message,
+    Notification,
+    NotificationRequest,
+    PrefixLeaseRequest,
+    PrefixLeaseResponse,
+    Recall,
+    Refusal,
+    RelayGrant,
+    RelayRequest,
+    RevocationNotice,
+    Revocations,
+    RevocationsRequest,
+    RouteDirection,
+    ServiceRegistration,
+    ServiceRequest,
+    SharedKeyOffer,
+    TraceRequest,
+    TraceResponse,
+)
+from ntmpatch.wire.control_registration import (
+    AnnouncementResponse,
+    Deregistration,
+    RegistrationRequest,
+    RegistrationResponse,
+    ServerAnnouncement,
+)
 
 CONTROL_BYTE = 0xC0
 """First byte of a control payload."""
@@ -38,6 +76,45 @@ class Kind(enum.IntEnum):
     REQUEST = 1
     RESPONSE = 2
     REFUSAL = 3
+
+
+AnyMessage: TypeAlias = (
+    Ack
+    | Refusal
+    | EnrolmentRequest
+    | EnrolmentResponse
+    | CertificateRenewal
+    | AuthenticationInquiry
+    | AuthenticationVerdict
+    | PrefixLeaseRequest
+    | PrefixLeaseResponse
+    | RegistrationRequest
+    | RegistrationResponse
+    | Deregistration
+    | ServerAnnouncement
+    | AnnouncementResponse
+    | DirectionRequest
+    | SharedKeyOffer
+    | InformationRequest
+    | InformationResponse
+    | RouteDirection
+    | NotificationRequest
+    | Notification
+    | ServiceRequest
+    | ServiceRegistration
+    | RelayRequest
+    | RelayGrant
+    | Recall
+    | FederationRequest
+    | FederationResponse
+    | TraceRequest
+    | TraceResponse
+    | KeyRotationRequest
+    | RevocationsRequest
+    | Revocations
+    | RevocationNotice
+)
+"""Every message that there is."""
 
 
 class UnknownMessage(Message, frozen=True, array_like=True, tag=0):

@@ -2,7 +2,8 @@
 
 Each is a msgpack array ``[tag, field, field, ...]``. The law of change: a field is only ever
 added at the end, and has a default; a receiver skips fields that it does not know. A tag is never
-used again for something else.
+used again for something else. Those of registration are in `control_registration`; the union of
+all is `control.AnyMessage`.
 """
 
 from __future__ import annotations
@@ -273,68 +274,6 @@ class RevocationNotice(Message, frozen=True, array_like=True, tag=27):
     reason: Annotated[int, Meta(ge=0, le=255)]
 
 
-# --- registration --------------------------------------------------------------------------
-
-
-class RegistrationRequest(Message, frozen=True, array_like=True, tag=20):
-    """Node → DC (5.3): here I am. Sent at every start, at the interval, and at every move."""
-
-    certificate: CertificateBytes
-    local_endpoints: Addresses = ()
-    device_type: Word = "tcp"
-    """How an NS wakes the node: ``tcp`` by its connection, ``none`` not at all, others by a way
-    that the NS knows by this name."""
-    serial: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
-    """Microseconds since 1970, growing: of two that overtook each other the later one counts."""
-    served_by: OptionalKey = b""
-    """The NS that can wake the node now; empty: none can."""
-    failed_server: OptionalKey = b""
-    """An NS that the node could not connect to: another one, please."""
-    push_token: PushToken = ""
-    """For other ways than ``tcp``."""
-
-
-class RegistrationResponse(Message, frozen=True, array_like=True, tag=21):
-    """DC → node (5.6): its virtual addresses, and how it is seen from here."""
-
-    domain: Name
-    ipv4: VirtualAddress
-    ipv6: VirtualAddress
-    seen_endpoint: Address | None
-    interval: Seconds
-    """Seconds after which the node registers again."""
-    servers: ServerLocations = ()
-    """The NS that serves the node now, first; then others and RSs."""
-    federation: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
-    """Version of the list of domains (FederationResponse); 0: not known."""
-    revocations: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
-    """Number of the last revocation that the DC knows (RevocationsRequest)."""
-
-
-class Deregistration(Message, frozen=True, array_like=True, tag=22):
-    """Node → DC, server → DC: leaving on purpose."""
-
-
-class ServerAnnouncement(Message, frozen=True, array_like=True, tag=23):
-    """NS, RS → DC: available; repeated at the DC's interval."""
-
-    certificate: CertificateBytes
-    endpoints: Addresses
-    load: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
-    """0 is idle; 1 takes nothing new."""
-    draining: bool = False
-    """It is about to end: it takes nothing new, and what it serves is better moved elsewhere."""
-
-
-class AnnouncementResponse(Message, frozen=True, array_like=True, tag=24):
-    """DC → NS, RS: announce again after ``interval`` seconds."""
-
-    interval: Seconds
-    instance: Annotated[bytes, Meta(max_length=8)] = b""
-    """When it changes, the nodes have to register again: the DC has started, and knows no node's
-    location any more, or has news for them."""
-
-
 # --- Fig. 3: tunnel creation ---------------------------------------------------------------
 
 
@@ -537,41 +476,3 @@ class TraceResponse(Message, frozen=True, array_like=True, tag=61):
     steps: Annotated[tuple[SeenStep, ...], Meta(max_length=40)]
     silent: Annotated[tuple[Title, ...], Meta(max_length=8)] = ()
     """Parties that told nothing: they are older, or did not answer."""
-
-
-AnyMessage: TypeAlias = (
-    Ack
-    | Refusal
-    | EnrolmentRequest
-    | EnrolmentResponse
-    | CertificateRenewal
-    | AuthenticationInquiry
-    | AuthenticationVerdict
-    | PrefixLeaseRequest
-    | PrefixLeaseResponse
-    | RegistrationRequest
-    | RegistrationResponse
-    | Deregistration
-    | ServerAnnouncement
-    | AnnouncementResponse
-    | DirectionRequest
-    | SharedKeyOffer
-    | InformationRequest
-    | InformationResponse
-    | RouteDirection
-    | NotificationRequest
-    | Notification
-    | ServiceRequest
-    | ServiceRegistration
-    | RelayRequest
-    | RelayGrant
-    | Recall
-    | FederationRequest
-    | FederationResponse
-    | TraceRequest
-    | TraceResponse
-    | KeyRotationRequest
-    | RevocationsRequest
-    | Revocations
-    | RevocationNotice
-)

@@ -8,7 +8,8 @@ from message_samples import MESSAGE_TYPES
 
 from ntmpatch.base.drops import Drop
 from ntmpatch.wire.control import Kind
-from ntmpatch.wire.control_messages import Deregistration, RefusalCode, RouteDirection
+from ntmpatch.wire.control_messages import RefusalCode, RouteDirection
+from ntmpatch.wire.control_registration import Deregistration
 
 NODES_ENEMIES = ("node", "ns")
 """Who can have a channel to a node at all: those it was directed to, and its own servers."""

@@ -22,14 +22,16 @@ from ntmpatch.wire.control import decode_untrusted
 from ntmpatch.wire.control_messages import (
     Ack,
     Address,
-    Deregistration,
     RefusalCode,
-    RegistrationRequest,
-    RegistrationResponse,
     RelayLeg,
     RouteDirection,
-    ServerAnnouncement,
     ServiceRegistration,
+)
+from ntmpatch.wire.control_registration import (
+    Deregistration,
+    RegistrationRequest,
+    RegistrationResponse,
+    ServerAnnouncement,
 )
 
 if TYPE_CHECKING:

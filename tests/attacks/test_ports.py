@@ -24,7 +24,8 @@ from ntmpatch.packet.tunnel.cookie import CookieHolder
 from ntmpatch.packet.tunnel.tunnel import Tunnel
 from ntmpatch.signalling.admission import PROVISIONAL_TIMEOUT
 from ntmpatch.wire.control import Envelope, Kind, decode_untrusted, encode
-from ntmpatch.wire.control_messages import Deregistration, Refusal, RefusalCode
+from ntmpatch.wire.control_messages import Refusal, RefusalCode
+from ntmpatch.wire.control_registration import Deregistration
 from ntmpatch.wire.relay import bind_frame
 from ntmpatch.wire.wireguard import COOKIE_REPLY, INITIATION, INITIATION_LAYOUT, RESPONSE
 

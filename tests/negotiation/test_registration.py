@@ -27,12 +27,12 @@ from ntmpatch.wire.control_messages import (
     InformationRequest,
     Message,
     RefusalCode,
-    RegistrationRequest,
     RelayRequest,
     RouteDirection,
     ServiceRequest,
     SharedKeyOffer,
 )
+from ntmpatch.wire.control_registration import RegistrationRequest
 
 if TYPE_CHECKING:
     from virtual_network import Seat

@@ -20,7 +20,8 @@ from ntmpatch.runtime.trace import TraceWriter
 from ntmpatch.signalling.effects import CheckConnection, Contact, Forget, KeepAlive, Reconnect
 from ntmpatch.signalling.party import Party
 from ntmpatch.signalling.process import ask
-from ntmpatch.wire.control_messages import Ack, Deregistration
+from ntmpatch.wire.control_messages import Ack
+from ntmpatch.wire.control_registration import Deregistration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

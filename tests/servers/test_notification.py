@@ -22,9 +22,9 @@ from ntmpatch.wire.control_messages import (
     Message,
     Recall,
     RefusalCode,
-    RegistrationRequest,
     ServiceRegistration,
 )
+from ntmpatch.wire.control_registration import RegistrationRequest
 
 if TYPE_CHECKING:
     from virtual_network import Captured, Seat

@@ -16,6 +16,7 @@ from wire_domain import Puppet, WireDomain
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.crypto.certificate import Certificate, issue
 from ntmpatch.wire import control_messages as m
+from ntmpatch.wire import control_registration as r
 from ntmpatch.wire.control import Envelope, Kind, encode
 from ntmpatch.wire.control_messages import (
     Ack,
@@ -24,8 +25,8 @@ from ntmpatch.wire.control_messages import (
     Message,
     RefusalCode,
     RouteDirection,
-    ServerAnnouncement,
 )
+from ntmpatch.wire.control_registration import ServerAnnouncement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -232,11 +233,11 @@ MESSAGES: dict[type[Message], Callable[[Scene, Puppet], Message]] = {
     m.RevocationsRequest: lambda *_: m.RevocationsRequest(),
     m.RevocationNotice: lambda s, _: m.RevocationNotice(s.b.party.public_key, 1),
     # coordinator
-    m.RegistrationRequest: lambda s, e: m.RegistrationRequest(
+    r.RegistrationRequest: lambda s, e: r.RegistrationRequest(
         s.certificate_of("node"), _server_endpoint(e), "none", 2**62
     ),
-    m.Deregistration: lambda *_: m.Deregistration(),
-    m.ServerAnnouncement: lambda s, e: m.ServerAnnouncement(
+    r.Deregistration: lambda *_: r.Deregistration(),
+    r.ServerAnnouncement: lambda s, e: r.ServerAnnouncement(
         s.certificate_of("ns"), _server_endpoint(e), 0.0
     ),
     m.DirectionRequest: lambda *_: m.DirectionRequest("b.home.example"),
@@ -261,7 +262,7 @@ MESSAGES: dict[type[Message], Callable[[Scene, Puppet], Message]] = {
         kind: _sample(kind)
         for kind in (
             m.Ack, m.Refusal, m.EnrolmentResponse, m.AuthenticationVerdict, m.PrefixLeaseResponse,
-            m.RegistrationResponse, m.AnnouncementResponse, m.InformationResponse, m.RelayGrant,
+            r.RegistrationResponse, r.AnnouncementResponse, m.InformationResponse, m.RelayGrant,
             m.FederationResponse, m.TraceResponse, m.Revocations,
         )
     },
@@ -289,10 +290,10 @@ ANSWERS: dict[str, dict[type[Message], dict[str, RefusalCode | None]]] = {
         },
     },
     "dc": {
-        m.RegistrationRequest: dict.fromkeys(ENEMIES, _CERTIFICATE),
+        r.RegistrationRequest: dict.fromkeys(ENEMIES, _CERTIFICATE),
         # A registered node may leave, itself; that is tested elsewhere.
-        m.Deregistration: {**dict.fromkeys(ENEMIES, RefusalCode.NOT_REGISTERED), "node": None},
-        m.ServerAnnouncement: dict.fromkeys(ENEMIES, _CERTIFICATE),
+        r.Deregistration: {**dict.fromkeys(ENEMIES, RefusalCode.NOT_REGISTERED), "node": None},
+        r.ServerAnnouncement: dict.fromkeys(ENEMIES, _CERTIFICATE),
         m.DirectionRequest: {**dict.fromkeys(ENEMIES, RefusalCode.NOT_REGISTERED), "node": None},
         m.SharedKeyOffer: dict.fromkeys(ENEMIES, _CERTIFICATE),
         m.InformationRequest: _EVERYBODY,

@@ -20,6 +20,7 @@ from message_samples import random_message, sample
 from name_server import Asked
 from party_fuzz import PARTIES, PartyPlay
 from path_target import path_messages
+from stun_target import stun_messages
 
 from ntmpatch.base.addresses import Endpoint, normalise_fqdn, parse_endpoint
 from ntmpatch.base.config import parse_serve_config
@@ -77,6 +78,7 @@ def all_targets() -> list[Target]:
         _packets(),
         _pcp(),
         _natpmp(),
+        stun_messages(),
         *(_party(role) for role in PARTIES),
     ]
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import inspect
 
-from ntmpatch.wire.control_messages import Address, AnyMessage, FederatedDomain, Message
+from ntmpatch.wire.control import AnyMessage
+from ntmpatch.wire.control_messages import Address, FederatedDomain, Message
 
 if TYPE_CHECKING:
     import enum

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_orig
 import msgspec
 import protocol_vectors
 
-from ntmpatch.wire.control_messages import AnyMessage, RefusalCode, RevocationReason
+from ntmpatch.wire.control import AnyMessage
+from ntmpatch.wire.control_messages import RefusalCode, RevocationReason
 
 if TYPE_CHECKING:
     import enum

@@ -22,8 +22,8 @@ from ntmpatch.crypto.token import Token
 from ntmpatch.packet.tunnel.cookie import CookieHolder
 from ntmpatch.servers.direction.published import coordinator_text
 from ntmpatch.servers.direction.shared_keys import SharedKey
-from ntmpatch.wire.control import Envelope, Kind, encode
-from ntmpatch.wire.control_messages import Ack, AnyMessage
+from ntmpatch.wire.control import AnyMessage, Envelope, Kind, encode
+from ntmpatch.wire.control_messages import Ack
 from ntmpatch.wire.relay import bind_frame, data_header
 from ntmpatch.wire.wireguard import (
     DATA,

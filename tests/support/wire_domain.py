@@ -19,10 +19,9 @@ from ntmpatch.wire.control_messages import (
     Message,
     Refusal,
     RefusalCode,
-    RegistrationRequest,
-    RegistrationResponse,
     addresses_of,
 )
+from ntmpatch.wire.control_registration import RegistrationRequest, RegistrationResponse
 
 if TYPE_CHECKING:
     from ntmpatch.signalling.effects import Effect, Resolved, Unresolved

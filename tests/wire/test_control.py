@@ -16,6 +16,7 @@ from ntmpatch.base.errors import UntrustedError
 from ntmpatch.wire.control import (
     HEADER_SIZE,
     MAX_CONTROL_SIZE,
+    AnyMessage,
     Envelope,
     Kind,
     UnknownMessage,
@@ -25,7 +26,6 @@ from ntmpatch.wire.control import (
 from ntmpatch.wire.control_messages import (
     Ack,
     Address,
-    AnyMessage,
     DirectionRequest,
     Refusal,
     RefusalCode,

@@ -10,9 +10,9 @@ from ntmpatch.wire.control_messages import (
     DirectionRequest,
     InformationRequest,
     RefusalCode,
-    RegistrationRequest,
     SharedKeyOffer,
 )
+from ntmpatch.wire.control_registration import RegistrationRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2s
 from typing import TYPE_CHECKING
 
 from ntmpatch.servers.direction.names import NameIndex, packed_hosts
@@ -20,6 +21,8 @@ ANNOUNCEMENT_LIFETIME = 3.5 * ANNOUNCEMENT_INTERVAL
 """A server that misses three announcements is taken for dead."""
 SUSPICION_LIFETIME = 15.0
 """Seconds for which a server that did not answer is asked only if there is no other."""
+VANTAGE_POINTS = 2
+"""RSs of one family that a node is told of, to be asked how it is seen."""
 LOAD_STEP = 0.1
 """Loads that differ by less count as equal: all would go to one until its next announcement."""
 
@@ -130,6 +133,26 @@ class Locations:
         server = None if public_key is None else self._servers.get(public_key)
         alive = server is not None and now - server.announced_at < ANNOUNCEMENT_LIFETIME
         return server if alive else None
+
+    def vantage(self, public_key: bytes, now: float) -> list[Endpoint]:
+        """Where RSs see a node from: the same ones every time, and not one for all nodes.
+
+        At most ``VANTAGE_POINTS`` of a family, at different addresses, by rendezvous hashing.
+        """
+        relays = [
+            server
+            for key, server in self._servers.items()
+            if server.location.role == "rs" and self.server(key, now) is not None
+        ]
+        relays.sort(key=lambda server: blake2s(public_key + server.public_key).digest())
+        chosen: dict[str, Endpoint] = {}
+        counts = {True: 0, False: 0}
+        for server in relays:
+            for endpoint in (address.endpoint() for address in server.location.endpoints):
+                if counts[endpoint.is_ipv6] < VANTAGE_POINTS and endpoint.host not in chosen:
+                    chosen[endpoint.host] = endpoint
+                    counts[endpoint.is_ipv6] += 1
+        return list(chosen.values())
 
     def servers(self, role: str, now: float) -> list[Server]:
         """Living servers of a role that take more: those that answer first, then by load."""

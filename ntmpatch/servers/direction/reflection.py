@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import ipaddress
 from enum import Enum
-from hashlib import blake2s
 from typing import TYPE_CHECKING
+
+from ntmpatch.base.prefixes import ByPrefix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,10 +28,6 @@ BURST = 1.0
 """Seconds of the rate that may be used at once."""
 DEBT = 5.0
 """Seconds of the rate by which an allowance can be overdrawn, and so be used up for longer."""
-IPV6_PREFIX_SIZE = 7
-"""Bytes of an IPv6 address that count: a /56 is what one site has."""
-BUCKETS = 4096
-"""All prefixes share so many, by a keyed hash: strangers get no memory."""
 
 
 class Verdict(Enum):
@@ -65,16 +62,15 @@ class ReflectionLimit:
         excess_rate: float = DEFAULT_EXCESS_RATE,
         exempt: Sequence[IPNetwork] = (),
     ) -> None:
-        self._key = key
         self._rate = excess_rate
         self._most = excess_rate * BURST
         self._least = -excess_rate * DEBT
         self._exempt = tuple(exempt)
-        self._buckets: list[_Bucket | None] = [None] * BUCKETS
+        self._buckets = ByPrefix(key, lambda now: _Bucket(self._most, now))
 
     def judge(self, source: str, query_size: int, answer_size: int, now: float) -> Verdict:
         """What to do with an answer of that size to a query of that size."""
-        bucket = self._bucket(source, now)
+        bucket = self._buckets.of(source, now)
         excess = answer_size - query_size
         allowance = bucket.allowance + (now - bucket.filled_at) * self._rate
         bucket.filled_at = now
@@ -100,18 +96,6 @@ class ReflectionLimit:
     def _settle(self, bucket: _Bucket, amount: int) -> None:
         """Take what came in beyond what went out off the debt; little is kept for later."""
         bucket.owed = max(bucket.owed + amount, -int(self._most))
-
-    def _bucket(self, source: str, now: float) -> _Bucket:
-        if ":" in source:
-            prefix = ipaddress.IPv6Address(source).packed[:IPV6_PREFIX_SIZE]
-        else:
-            prefix = source.rpartition(".")[0].encode()
-        digest = blake2s(prefix, digest_size=4, key=self._key).digest()
-        index = int.from_bytes(digest) % BUCKETS
-        bucket = self._buckets[index]
-        if bucket is None:
-            bucket = self._buckets[index] = _Bucket(self._most, now)
-        return bucket
 
     def _is_exempt(self, source: str) -> bool:
         address = ipaddress.ip_address(source)

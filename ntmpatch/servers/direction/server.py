@@ -29,20 +29,23 @@ from ntmpatch.signalling.recounting import Recounter
 from ntmpatch.wire.control_messages import (
     Ack,
     Address,
-    AnnouncementResponse,
     AuthenticationInquiry,
     AuthenticationVerdict,
-    Deregistration,
     InformationRequest,
     Message,
     PrefixLeaseRequest,
     PrefixLeaseResponse,
     RefusalCode,
+    RouteDirection,
+    ServerLocation,
+    addresses_of,
+)
+from ntmpatch.wire.control_registration import (
+    AnnouncementResponse,
+    Deregistration,
     RegistrationRequest,
     RegistrationResponse,
-    RouteDirection,
     ServerAnnouncement,
-    ServerLocation,
 )
 
 if TYPE_CHECKING:
@@ -340,6 +343,7 @@ class DirectionServer(EnrolledParty):
             servers=self._servers_for(node),
             federation=self._federation.version,
             revocations=self.revoking.serial,
+            vantage=addresses_of(self.locations.vantage(key, self.now)),
         )
 
     def _keep(self, record: NodeRecord, serial: int) -> Process[tuple[NodeRecord, float]]:

@@ -18,7 +18,6 @@ from ntmpatch.signalling.process import Process, ask, sleep
 from ntmpatch.wire.control import TRANSACTION_ID_SIZE, Envelope, Kind, encode
 from ntmpatch.wire.control_messages import (
     Ack,
-    AnnouncementResponse,
     Message,
     Notification,
     NotificationRequest,
@@ -31,6 +30,7 @@ from ntmpatch.wire.control_messages import (
 if TYPE_CHECKING:
     from ntmpatch.crypto.certificate import Certificate
     from ntmpatch.signalling.engine import Request
+    from ntmpatch.wire.control_registration import AnnouncementResponse
 
 MAX_SERVICES = 100_000
 """Nodes of one server, unless it may open fewer connections."""

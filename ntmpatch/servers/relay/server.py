@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ntmpatch.servers.announcing import AnnouncingServer
+from ntmpatch.servers.relay.reflexive import BindingResponder
 from ntmpatch.servers.relay.table import ForwardingTable, RelayLimits
 from ntmpatch.signalling.errors import Refused
 from ntmpatch.wire.control_messages import (
@@ -24,7 +25,7 @@ SWEEP_INTERVAL = 10.0
 
 
 class RelayServer(AnnouncingServer):
-    """RS. The runtime hands relay frames to ``table`` and sends what it says."""
+    """RS. The runtime hands relay frames to ``table`` and STUN to ``reflexive``."""
 
     role = "RS"
 
@@ -35,6 +36,7 @@ class RelayServer(AnnouncingServer):
         self.table: ForwardingTable[Endpoint] = ForwardingTable(
             entropy=self.entropy, drops=self.drops, limits=limits, now=self.now
         )
+        self.reflexive = BindingResponder(self.entropy(32), self.drops)
         self.on(RelayRequest, self._prepare)
         self._sweep()
 
