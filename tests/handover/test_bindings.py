@@ -202,7 +202,7 @@ def test_who_moves_binds_at_once_from_there_and_trusts_no_answer_of_before() -> 
     scene.used.add(path)
     scene.run(1.0)
     scene.bindings.check(PEER, scene.now)
-    scene.run(DELAY)  # the question is at the relay
+    scene.run(1.5 * DELAY)  # the answer is under way
     scene.source = AWAY
     scene.bindings.refresh(scene.now)
     scene.run(0.0)

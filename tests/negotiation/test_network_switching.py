@@ -341,3 +341,27 @@ def test_two_firewalls_that_let_nothing_through_are_passed_by_a_relay() -> None:
     assert domain.network.now - began_at < 2.0
     assert relay_between(a, b) == domain.relay_server.party.public_key
     assert [message.relayed for _, message in requests(domain, began_at)] == [False, True]
+
+
+def test_a_tunnel_over_a_long_way_is_given_the_time_that_it_needs() -> None:
+    """Each message takes 0.25 s: the handshake could not be over a second after the direction."""
+    domain = Domain(69)
+    a, b = two_nodes(domain, b_nat=False)
+    put_firewall(domain, a, b, never=True)
+    domain.network.delays = (0.25, 0.25)
+    began_at = domain.network.now
+    assert isinstance(domain.resolve(a, "b"), Resolved)
+    asked = {
+        each.envelope.transaction_id: each.at
+        for each in reversed(domain.network.captured)
+        if each.at >= began_at and isinstance(each.envelope.message, DirectionRequest)
+    }
+    directed_at = min(
+        each.at
+        for each in domain.network.captured
+        if each.at >= began_at and each.envelope.step == "3.16"
+    )
+    second = max(asked.values()) - directed_at
+    assert 2 * (directed_at - began_at) > 3.0
+    assert second >= 3.0, "and then, when a registration under way has ended"
+    assert relay_between(a, b) == domain.relay_server.party.public_key

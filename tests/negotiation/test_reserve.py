@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from domain import Domain
 
 from ntmpatch.base.addresses import Endpoint
-from ntmpatch.negotiation.redirection import RELAYING_INSTEAD
 from ntmpatch.negotiation.reserve import ASKING_AFTER, REFUSED_INTERVAL
 from ntmpatch.servers.relay.table import RelayLimits
 from ntmpatch.signalling.effects import Contact, Failed, Forget, Ready, Resolved
@@ -165,6 +164,18 @@ def test_where_no_relay_is_to_spare_nothing_changes_and_it_is_seldom_asked_for()
     ]
     assert pair.contact == before
     assert len(pair.a.of(Failed)) == failed
+    # Nor for the sake of another peer, and nobody thinks ill of the relay.
+    c = pair._node("c", Endpoint("198.51.100.3", 1000))
+    pair.domain.register(c)
+    pair.since = network.now
+    assert isinstance(pair.domain.resolve(pair.a, "c"), Resolved)
+    network.run(10.0)
+    assert [(sender, message.reserve) for sender, message in pair.requests()] == [
+        ("a", False),
+        ("c", True),
+    ]
+    locations = pair.domain.coordinator.party.locations  # type: ignore[attr-defined]  # the DC
+    assert not locations._suspected_until
     # One that needs a relay gets the session that was kept for it.
     grant = relay.table.grant(lifetime=9.0, byte_quota=0, now=network.now)  # type: ignore[attr-defined]  # the same
     assert grant is not None
@@ -210,14 +221,3 @@ def test_a_relay_that_drains_is_exchanged_in_reserve_and_does_not_wait_for_those
     network.run(3.0)
     assert last.party.table  # type: ignore[attr-defined]  # the session is there
     assert last.party.is_idle
-
-
-def test_a_long_way_is_given_the_time_it_needs_before_a_relay_is_asked_for() -> None:
-    pair = Pair(208)
-    network = pair.domain.network
-    network.delays = (0.25, 0.25)
-    began_at = network.now
-    pair.meet()
-    assert network.now - began_at > RELAYING_INSTEAD
-    network.run(1.0)
-    assert len(pair.requests()) == 1
