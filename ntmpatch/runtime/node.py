@@ -181,6 +181,7 @@ class Node:
             "endpoints": [str(end) for end in self.peers.carrier.local_endpoints],
             "sockets": len(self.door.sockets),
             "connections": [describe(conn) for conn in self.stack.tcp.connections[:MAX_LISTED]],
+            "nat": self.peers.nat.describe() if isinstance(self.peers, ManagedPeers) else {},
             "peers": self.peers.describe(now),
             "drops": self.drops.by_name() | self.peers.carrier.tunnel.drops.by_name(),
         }

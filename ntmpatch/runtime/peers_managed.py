@@ -24,6 +24,7 @@ from ntmpatch.runtime.door import NameLookupError
 from ntmpatch.runtime.ends import NodeEnds
 from ntmpatch.runtime.handover import Handover, ends_connection
 from ntmpatch.runtime.interfaces import concrete
+from ntmpatch.runtime.nat import NodeNat
 from ntmpatch.runtime.packets import PacketSide, Route
 from ntmpatch.runtime.peer_events import NO_HANDSHAKE, PeerEvents
 from ntmpatch.runtime.peers_static import describe_peer
@@ -42,7 +43,6 @@ from ntmpatch.signalling.effects import (
     Unresolved,
 )
 from ntmpatch.wire import local
-from ntmpatch.wire.paths import Candidate, CandidateKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from ntmpatch.runtime.trace import TraceWriter
     from ntmpatch.signalling.effects import Effect
     from ntmpatch.signalling.recording import Recording
+    from ntmpatch.wire.paths import Candidate
 
 log = logging.getLogger("ntmpatch.node")
 
@@ -91,7 +92,7 @@ class ManagedPeers:
         self._lookups: dict[int, gevent.event.AsyncResult[Resolved]] = {}
         self._names: dict[bytes, str] = {}
         self._ends = NodeEnds()
-        self._seen_endpoint: Endpoint | None = None
+        self.nat = NodeNat(packets.drops, self._nat_changed)
         self._doubt = Alarm(self._turn_if_silent)
         self._heard_of_server: int | None = None
         """Bytes from the coordinator when the preferred network came into doubt."""
@@ -104,6 +105,7 @@ class ManagedPeers:
             on_packets=packets.receive,
             on_event=self._tunnel_event,
             before_wait=self._before_wait,
+            on_datagram=self.nat.datagram,
             on_link_failed=self._link_failed,
             paths=self._make_paths,
             is_in_use=self._is_in_use,
@@ -163,10 +165,13 @@ class ManagedPeers:
                 self._events.unreachable(event.public_key)
                 self._doubt_network(now)
         self._events.look()
-        if self._negotiation.seen_endpoint != self._seen_endpoint:
-            self._seen_endpoint = self._negotiation.seen_endpoint
-            self._paths.reachable_at(self._candidates(), now)
-        return self._packets.flush(now)
+        told = self._negotiation
+        self.nat.registered(told.seen_endpoint, told.vantage, self._local_endpoints, now)
+        ask_at, flush_at = self.nat.run(self.carrier, now), self._packets.flush(now)
+        return flush_at if ask_at is None else min(ask_at, flush_at or ask_at)
+
+    def _nat_changed(self, _is_ipv6: bool) -> None:
+        self._paths.reachable_at(self._candidates(), time.monotonic())
 
     def _is_in_use(self, public_key: bytes) -> bool:
         """Whether the tunnel has a session, and so has carried something in the last minutes."""
@@ -361,9 +366,7 @@ class ManagedPeers:
             self._leave_network(lambda _local: True)
 
     def _candidates(self) -> list[Candidate]:
-        seen = self._seen_endpoint
-        mapped = [] if seen is None else [Candidate(CandidateKind.MAPPED, seen)]
-        return self._ends.candidates(mapped)
+        return self._ends.candidates(self.nat.candidates())
 
     def _tell_negotiation(self, stale: list[bytes] | None = None) -> None:
         """Fig. 5 (2); ``stale``: peers whose path begins elsewhere now, if not all."""

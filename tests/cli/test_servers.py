@@ -101,7 +101,13 @@ def test_serve_tells_its_metrics_and_ends_by_sigterm_with_success(
         assert float(line.rpartition(" ")[2]) >= 2
     for role in ("as", "dc", "ns", "rs"):
         assert f'ntmpatch_draining{{server="{role}"}} 0.0' in lines
-    for name in ("nodes", "dns_answers_total", "relay_sessions", "relay_bytes_total"):
+    for name in (
+        "nodes",
+        "dns_answers_total",
+        "relay_sessions",
+        "relay_bytes_total",
+        "stun_answers_total",
+    ):
         assert f"ntmpatch_{name} 0.0" in lines
     servers.send_signal(signal.SIGTERM)
     assert servers.wait(20) == 0

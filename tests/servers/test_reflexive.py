@@ -10,6 +10,7 @@ from ntmpatch.servers.relay.reflexive import STUN_BURST, STUN_RATE, BindingRespo
 from ntmpatch.wire.stun import decode_binding_answer_untrusted, encode_binding_request
 
 BARE = bytes.fromhex("000100002112a442") + b"transaction."
+PADDED = encode_binding_request(b"transaction.")
 CHANGE_REQUEST = bytes.fromhex("0003000400000006")
 SOURCE = Endpoint("203.0.113.7", 4460)
 
@@ -20,7 +21,7 @@ class Responder(BindingResponder):
         super().__init__(b"k" * 32, self.drops)
 
 
-@pytest.mark.parametrize("request_", [BARE, encode_binding_request(b"transaction.")])
+@pytest.mark.parametrize("request_", [BARE, PADDED])
 @pytest.mark.parametrize("source", [SOURCE, Endpoint("2001:db8::7", 1)])
 def test_who_asks_is_told_where_from(request_: bytes, source: Endpoint) -> None:
     answer = Responder().answer(source, request_, 0.0)
@@ -44,9 +45,22 @@ def test_a_network_is_answered_so_often_and_others_do_not_notice() -> None:
     responder = Responder()
     for number in range(int(STUN_BURST)):
         source = Endpoint(f"203.0.113.{number % 256}", 1024 + number)
-        assert responder.answer(source, BARE, 0.0) is not None
-    assert responder.answer(SOURCE, BARE, 0.0) is None
+        assert responder.answer(source, PADDED, 0.0) is not None
+    assert responder.answer(SOURCE, PADDED, 0.0) is None
     assert responder.drops == {Drop.STUN_FLOOD: 1}
-    assert responder.answer(Endpoint("198.51.100.1", 9), BARE, 0.0) is not None
-    assert responder.answer(SOURCE, BARE, 1.0 / STUN_RATE) is not None
+    assert responder.answer(Endpoint("198.51.100.1", 9), PADDED, 0.0) is not None
+    assert responder.answer(SOURCE, PADDED, 1.0 / STUN_RATE) is not None
     assert responder.answers == int(STUN_BURST) + 2
+
+
+@pytest.mark.parametrize("source", [SOURCE, Endpoint("2001:db8::7", 1)])
+def test_a_flood_in_anothers_name_is_not_made_larger(source: Endpoint) -> None:
+    """Of 100 bare requests a second some are answered, by less than all of them have."""
+    responder = Responder()
+    bytes_in = bytes_out = 0
+    for number in range(3000):
+        bytes_in += len(BARE)
+        bytes_out += len(responder.answer(source, BARE, number / STUN_RATE) or b"")
+    assert 0 < responder.answers < 3000
+    assert bytes_out < bytes_in
+    assert responder.answer(source, PADDED, 30.0) is not None, "a node of ours is still answered"
