@@ -178,3 +178,26 @@ def test_two_nodes_behind_cone_nats_meet_at_the_relay_and_go_direct(
     until_reached_by(node_a, relayed=True)
     client.send_signal(signal.SIGTERM)
     assert "as it was sent" in client.check()
+
+
+def test_two_nodes_behind_one_nat_talk_within_its_network(lab: Lab, tmp_path: Path) -> None:
+    """A symmetric NAT that turns nothing back: by what servers see, they could not meet."""
+    outside, inside = lab.switch(["192.0.2.0/24"]), lab.switch(["10.0.0.0/24"])
+    servers, router = lab.host("servers"), lab.host("router")
+    outside.join(servers)
+    interface = outside.join(router)
+    inside.join(router, "10.0.0.1/24")
+    a, b = lab.host("a"), lab.host("b")
+    for number, host in enumerate((a, b), 2):
+        inside.join(host, f"10.0.0.{number}/24")
+        host.route("default", "10.0.0.1")
+    router.nat(NatKind.SYMMETRIC, interface)
+    domain = Domain(servers, tmp_path, more=LOG)
+    node_a, node_b = domain.node(a, "a", tmp_path), domain.node(b, "b", tmp_path)
+    node_a.popen(PROGRAMS / "records_server.py").wait_for("listening")
+    node_a.wait_until_registered()
+    node_b.popen(PROGRAMS / "records_client.py", node_a.fqdn).wait_for("echoed")
+    until_reached_by(node_b, relayed=False)
+    until_reached_by(node_a, relayed=False)
+    [path] = [p["path"] for e in node_b.status()["peers"] for p in e["paths"] if p["in_use"]]
+    assert path.startswith("10.0.0.2:")
