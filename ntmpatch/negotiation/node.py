@@ -305,7 +305,8 @@ class NodeNegotiation(EnrolledParty):
     def _look_up(self, fqdn: str) -> Process[Peer]:
         """Fig. 3 (2)-(18), as MN."""
         until = self.now + LOOKUP_TIMEOUT
-        peer = yield from self._direct(fqdn, TUNNEL_CREATION.request, until)
+        relayed = self._redirector.starts_relayed
+        peer = yield from self._direct(fqdn, TUNNEL_CREATION.request, until, relayed=relayed)
         yield from wait(peer.established, max(until - self.now, 0.1))
         return peer
 

@@ -88,6 +88,9 @@ class Redirector:
         self._reserves = Reserves(party, self._want_reserve, traffic)
         self._asked_at: dict[str, float] = {}
         """When the newest direction to a name was asked for, while that goes on."""
+        self.starts_relayed = False
+        """Whether a direct way was looked for in vain from this network: the next peer is asked for
+        through a relay at once, while both ends challenge each other's endpoints beside it."""
         self._wishes: dict[bytes, Wish] = {}
         self._queue: deque[bytes] = deque()
         self._under_way = 0
@@ -97,6 +100,7 @@ class Redirector:
     def moved(self) -> None:
         """Fig. 5 (9): we are registered where we are now; tunnels in use follow."""
         party = self._party
+        self.starts_relayed = False
         for wish in self._wishes.values():
             # That was about the network which we have left.
             wish.avoid, wish.relayed, wish.reserve = b"", False, False
@@ -187,8 +191,12 @@ class Redirector:
             party.call_at(
                 f"instead {key}",
                 party.now + max(RELAYING_INSTEAD, min(took, MAX_RELAYING_INSTEAD)),
-                lambda: self.want(peer.public_key, relayed=True),
+                lambda: self._relay_instead(peer.public_key),
             )
+
+    def _relay_instead(self, public_key: bytes) -> None:
+        self.starts_relayed = True
+        self.want(public_key, relayed=True)
 
     def established(self, peer: Peer) -> None:
         """A handshake succeeded: there is a way."""

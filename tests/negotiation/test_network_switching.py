@@ -341,6 +341,13 @@ def test_two_firewalls_that_let_nothing_through_are_passed_by_a_relay() -> None:
     assert domain.network.now - began_at < 2.0
     assert relay_between(a, b) == domain.relay_server.party.public_key
     assert [message.relayed for _, message in requests(domain, began_at)] == [False, True]
+    # It is the network's doing: the next peer is not waited for again.
+    c = domain.start_node("c", Endpoint("203.0.113.30", 4000))
+    domain.register(c)
+    began_at = domain.network.now
+    assert isinstance(domain.resolve(a, "c"), Resolved)
+    assert domain.network.now - began_at < 0.5
+    assert relay_between(a, c) == domain.relay_server.party.public_key
 
 
 def test_a_tunnel_over_a_long_way_is_given_the_time_that_it_needs() -> None:
