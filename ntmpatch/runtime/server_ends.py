@@ -26,8 +26,8 @@ class _Call(NamedTuple):
 class ServerEnds:
     """Sets the endpoints of servers' channels, which follow authenticated data besides.
 
-    ``reachable(endpoints)``: those that this machine has a way to, or else all
-    of families that there is a port for; ``has_way(end)``: whether it has one to this.
+    ``reachable(endpoints)``: those that this machine has a way to, or else all of
+    families that there is a port for; ``has_way(end)``: whether it has one to this.
     """
 
     def __init__(
