@@ -197,6 +197,11 @@ class RelayBindings:
         """Whether data frames of that session, from that relay, are for us."""
         return path in self._sessions
 
+    def path(self, public_key: bytes) -> RelayedEndpoint | None:
+        """The peer's path through the relay that it was directed to last, while there is one."""
+        kept = [each.path for each in self._of.get(public_key, ()) if not each.is_replaced]
+        return kept[-1] if kept else None
+
     def replaced(self, public_key: bytes) -> list[RelayedEndpoint]:
         """The paths of the peer that are to be left."""
         return [each.path for each in self._of.get(public_key, ()) if each.is_replaced]

@@ -150,11 +150,13 @@ class PathManager(Generic[P]):
     def closed(self, is_closed: Callable[[P], bool], now: float) -> None:
         """Ends of ours are no more; data goes by the best path that is left."""
         for known in self._peers.values():
-            in_use = known.peer.endpoint
+            in_use, before = known.peer.endpoint, known.current
             for path in [path for path in known.ways if is_closed(path)]:
                 self.gone(known.peer.public_key, path)
-            if known.peer.endpoint != in_use and known.ways:
-                self._use(known, min(known.ways.values(), key=Way.order), now, abrupt=True)
+            if known.peer.endpoint != in_use:
+                self._expand(known)
+                if known.ways:
+                    self._use(known, known.substitute(before), now, abrupt=True)
 
     def established(self, peer: Peer[P], now: float) -> None:
         """A handshake has succeeded: the way that its last message came works in both directions.

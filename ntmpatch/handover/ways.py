@@ -187,6 +187,17 @@ class PeerPaths(Generic[P]):
             default=None,
         )
 
+    def substitute(self, before: Way[P] | None) -> Way[P]:
+        """What to use in place of a way that is gone: what works; if nothing is known to, its like.
+
+        Who was reached directly probably is in the other family, too; who was not may not be.
+        """
+        was_relayed = before is not None and before.relayed
+        return min(
+            self.ways.values(),
+            key=lambda way: (not way.proven, way.relayed != was_relayed, way.order()),
+        )
+
     def is_better(self, way: Way[P], current: Way[P], now: float) -> bool:
         """Whether to leave a path that works for ``way``, which does as well."""
         rank, rank_now = way.rank(), current.rank()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.handover.bindings import RelayedEndpoint
 from ntmpatch.handover.ways import COST_METERED, Ends, PortedEndpoint
+from ntmpatch.runtime.interfaces import is_routable
 from ntmpatch.wire.paths import Candidate, CandidateKind
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from ntmpatch.runtime.carrier import Carrier, Path
 
 log = logging.getLogger("ntmpatch.node")
+
+FAMILIES = frozenset((False, True))
+"""Whether they are IPv6."""
 
 
 class NodeEnds:
@@ -53,8 +57,8 @@ class NodeEnds:
 
     # --- networks ----------------------------------------------------------------------------
 
-    def update(self, picture: Picture) -> bool:
-        """The usable networks are these now: whether everybody's ports send by others than before.
+    def update(self, picture: Picture) -> frozenset[bool]:
+        """The usable networks are these now: families whose ports send by others than before.
 
         Ports of networks that are gone are closed; `is_open` says so of paths.
         """
@@ -70,7 +74,9 @@ class NodeEnds:
             self._use_interface(0, is_ipv6=is_ipv6)
         self._turned.clear()
         self._open_and_close()
-        return before != self._chosen
+        return frozenset(
+            is_ipv6 for is_ipv6 in FAMILIES if before.get(is_ipv6) != self._chosen.get(is_ipv6)
+        )
 
     def turn_to(self, index: int) -> bool:
         """Send by that interface instead, as the preferred one is silent, or not any more."""
@@ -154,20 +160,20 @@ class NodeEnds:
 
     def paths_to(self, endpoint: Endpoint) -> list[Path]:
         """Every way there; by the preferred network first."""
-        is_ipv6 = endpoint.is_ipv6
-        if is_ipv6 not in self._families():
-            return []
         further: list[Path] = [
             PortedEndpoint(number, endpoint, self._name(key[0]))
             for key, number in self._ports.items()
-            if key[1] == is_ipv6
+            if key[1] == endpoint.is_ipv6
         ]
         return [endpoint, *further] if self._has_way(endpoint) else further
 
     def _has_way(self, endpoint: Endpoint) -> bool:
         """By everybody's port; what the kernel's networks are may not be known."""
-        picture = self._picture
-        return not picture or endpoint.is_ipv6 in self._chosen or _is_near(endpoint, picture)
+        is_ipv6 = endpoint.is_ipv6
+        if is_ipv6 not in self._families():
+            return False
+        # Without a default route there may be one of its own, to the neighbours at least.
+        return not self._picture or is_ipv6 in self._chosen or is_routable(endpoint)
 
     def is_open(self, path: Path) -> bool:
         """Whether our end of the path is there: its port, or a network of its family."""
@@ -176,9 +182,11 @@ class NodeEnds:
         end = path.relay if isinstance(path, RelayedEndpoint) else path
         return not isinstance(end, Endpoint) or self._has_way(end)
 
-    def is_preferred(self, path: Path) -> bool:
-        """Whether it leaves by the preferred network."""
-        return not isinstance(path, PortedEndpoint)
+    @staticmethod
+    def is_preferred(path: Path, families: Collection[bool] = FAMILIES) -> bool:
+        """Whether it leaves by the preferred network of one of these families."""
+        end = path.relay if isinstance(path, RelayedEndpoint) else path
+        return isinstance(end, Endpoint) and end.is_ipv6 in families
 
     def open_ports(self, endpoint: Endpoint, count: int) -> list[Path]:
         """Paths from as many fresh ports as there may be, up to ``count``."""
@@ -238,13 +246,3 @@ def _remote(path: Path) -> Endpoint | None:
     if isinstance(path, PortedEndpoint):
         return path.remote
     return path if isinstance(path, Endpoint) else None
-
-
-def _is_near(endpoint: Endpoint, picture: Picture) -> bool:
-    """Whether it lies in a network of ours, which needs no default route."""
-    address = ipaddress.ip_address(endpoint.host)
-    return any(
-        address in ipaddress.ip_network(f"{n.address}/{n.prefix_length}", strict=False)
-        for n in picture
-        if n.is_ipv6 == endpoint.is_ipv6
-    )

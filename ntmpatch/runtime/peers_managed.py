@@ -21,7 +21,7 @@ from ntmpatch.negotiation.node import NameUnknown, NodeNegotiation
 from ntmpatch.packet.tunnel.tunnel import EndpointChanged, Established, Expired
 from ntmpatch.runtime.alarm import Alarm
 from ntmpatch.runtime.door import NameLookupError
-from ntmpatch.runtime.ends import NodeEnds
+from ntmpatch.runtime.ends import FAMILIES, NodeEnds
 from ntmpatch.runtime.handover import Handover, ends_connection
 from ntmpatch.runtime.interfaces import concrete
 from ntmpatch.runtime.nat import NodeNat
@@ -302,6 +302,7 @@ class ManagedPeers:
         self._station.trace("5.1", message="change of local addresses")
         self._events.rebound(*(_text(ends) for ends in (self.carrier.local_endpoints, binds)))
         self._station.rebind(binds)
+        self._paths.closed(lambda path: not self._ends.is_open(path), time.monotonic())
         self._tell_negotiation()
 
     def _see(self, picture: Picture) -> None:
@@ -313,24 +314,32 @@ class ManagedPeers:
         """The same, as the kernel says. Nothing has moved where another network came or went."""
         self._station.trace("5.1", message="change of local addresses", at=change.heard_at)
         self._events.networks_changed(change)
-        is_move = self._ends.update(change.new) or change.interrupted
+        changed = self._ends.update(change.new)
+        moved = FAMILIES if change.interrupted else changed
         now = time.monotonic()
+        self._station.change_families()
         self._paths.closed(lambda path: not self._ends.is_open(path), now)
-        if is_move:
-            self._leave_network(lambda local: ends_connection(change, local))
+        if moved:
+            self._leave_network(lambda local: ends_connection(change, local), moved)
         else:
             self._paths.ends_changed(now)
             self._paths.reachable_at(self._candidates(), now)
         self.carrier.wake()
 
-    def _leave_network(self, is_dead: Callable[[Endpoint | None], bool]) -> None:
-        """What goes from everybody's ports goes by another network from now on."""
+    def _leave_network(
+        self, is_dead: Callable[[Endpoint | None], bool], families: frozenset[bool] = FAMILIES
+    ) -> None:
+        """What goes from everybody's ports of ``families`` goes by another network from now on."""
+
+        def is_stale(path: Path) -> bool:
+            return self._ends.is_preferred(path, families)
+
         stale = [
             key
             for key, peer in self.carrier.tunnel.peers.items()
-            if peer.endpoint is None or self._ends.is_preferred(peer.endpoint)
+            if peer.endpoint is None or is_stale(peer.endpoint)
         ]
-        self._station.moved(is_dead, self._ends.candidates(()), self._ends.is_preferred)
+        self._station.moved(is_dead, self._ends.candidates(()), is_stale)
         self._tell_negotiation(stale)
 
     def _follow_network(self, public_key: bytes) -> None:

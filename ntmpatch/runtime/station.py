@@ -14,7 +14,6 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from ntmpatch.base.addresses import Endpoint
 from ntmpatch.handover.bindings import RelayBindings, RelayedEndpoint, Released
 from ntmpatch.handover.ways import PortedEndpoint
 from ntmpatch.packet.tunnel.tunnel import Admitted, EndpointChanged, Established, Tunnel
@@ -24,6 +23,7 @@ from ntmpatch.runtime.jobs import Jobs
 from ntmpatch.runtime.keylog import key_log
 from ntmpatch.runtime.links import NodeLink
 from ntmpatch.runtime.logs import log_event
+from ntmpatch.runtime.server_ends import ServerEnds
 from ntmpatch.runtime.streams import TunnelStream
 from ntmpatch.signalling.effects import (
     CheckConnection,
@@ -41,6 +41,7 @@ from ntmpatch.signalling.effects import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ntmpatch.base.addresses import Endpoint
     from ntmpatch.base.drops import DropCounter
     from ntmpatch.handover.bindings import RelayFailed
     from ntmpatch.handover.paths import PathManager
@@ -121,6 +122,7 @@ class Station:
         self._on_relay = on_relay
         self._links: dict[bytes, NodeLink] = {}
         self._contacts: dict[bytes, Contact] = {}
+        self._servers = ServerEnds(self.reachable, self._has_way)
         self._jobs = Jobs(self._worked, group)
         self._to_call: list[Peer[Path]] = []
 
@@ -138,8 +140,8 @@ class Station:
     def rebind(self, binds: Sequence[Endpoint]) -> None:
         """Move to other local addresses: new ports, and every peer is told at once."""
         self.carrier.bind(binds)
-        self._reach_servers()
         self.relays.refresh(time.monotonic())
+        self.change_families()
         if self.paths is not None:
             self.paths.network_changed(time.monotonic())
         self.carrier.announce()
@@ -157,7 +159,6 @@ class Station:
         ``is_dead(local)`` says which connections, by their own end, are to be made anew; ``own``
         where peers may find us now; ``is_stale`` which paths begin elsewhere than before.
         """
-        self._reach_servers()
         self.relays.refresh(time.monotonic())
         if self.paths is not None:
             self.paths.network_changed(time.monotonic(), own, is_stale)
@@ -166,14 +167,23 @@ class Station:
             if is_dead(link.local()):
                 link.reconnect()
 
-    def _reach_servers(self) -> None:
-        """Servers have not moved, but we may have no way any more to where we reached them."""
-        for public_key, contact in self._contacts.items():
-            peer = self.tunnel.peers.get(public_key)
-            if peer is None or contact.role == "node" or not isinstance(peer.endpoint, Endpoint):
+    def change_families(self) -> None:
+        """What has no way any more is reached in the other family: servers, and relays of nodes.
+
+        Before `moved` and before paths are closed; nodes' own endpoints the path manager knows.
+        """
+        for contact in self._contacts.values():
+            peer = self.tunnel.peers.get(contact.public_key)
+            if peer is None or contact.connection:
                 continue
-            if not is_routable(peer.endpoint):
-                peer.endpoint = self._reachable(contact.endpoints) or peer.endpoint
+            if contact.role != "node":
+                self._servers.moved(peer, contact)
+                continue
+            before = self.relays.path(contact.public_key)
+            if before is not None and not self._has_way(before.relay):
+                path = self._path(contact)  # the same session, by another address of its relay
+                if path is not None:
+                    self._watch(peer, [path])
 
     def trace(
         self, step: str, receiver: str = "", message: str = "", *, at: float | None = None
@@ -315,13 +325,12 @@ class Station:
             if path is not None and peer.endpoint is None and not watched:
                 peer.endpoint = path
             peer.persistent_keepalive_interval = contact.persistent_keepalive_interval
-        if self.paths is not None and watched:
+        if contact.role != "node" and not contact.connection:
+            self._servers.called(peer, contact, time.monotonic())
+        if watched:
             direct = self.reachable(contact.endpoints)
             ways = [path, *direct] if path is not None else direct
-            unique = list(dict.fromkeys(ways))
-            leaving = self.relays.replaced(contact.public_key)
-            now = time.monotonic()
-            self.paths.watch(peer, unique, now, contact.endpoints, leaving=leaving)
+            self._watch(peer, ways, contact.endpoints)
         if contact.connection:
             link = self._links.get(contact.public_key)
             if link is None or link.endpoints != contact.endpoints:
@@ -332,6 +341,14 @@ class Station:
                 )
         elif contact.initiate:
             self._to_call.append(peer)
+
+    def _watch(
+        self, peer: Peer[Path], ways: Sequence[Path], endpoints: Sequence[Endpoint] = ()
+    ) -> None:
+        if self.paths is not None:
+            unique = list(dict.fromkeys(ways))
+            leaving = self.relays.replaced(peer.public_key)
+            self.paths.watch(peer, unique, time.monotonic(), endpoints, leaving=leaving)
 
     def _path(self, contact: Contact) -> Path | None:
         if contact.connection:
@@ -351,6 +368,11 @@ class Station:
     def _reachable(self, endpoints: Sequence[Endpoint]) -> Endpoint | None:
         return next(iter(self.reachable(endpoints)), None)
 
+    def _has_way(self, end: Endpoint) -> bool:
+        """Whether there is a port of that family, and a route."""
+        families = {local.is_ipv6 for local in self.carrier.local_endpoints}
+        return end.is_ipv6 in families and is_routable(end)
+
     def reachable(self, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
         """Those of ``endpoints`` that are of a family which we have a port for."""
         families = {local.is_ipv6 for local in self.carrier.local_endpoints}
@@ -362,6 +384,7 @@ class Station:
 
     def _part(self, public_key: bytes) -> None:
         self._contacts.pop(public_key, None)
+        self._servers.forget(public_key)
         link = self._links.pop(public_key, None)
         if link is not None:
             link.close()

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from lab_domain import NODE_PORT, Domain
 
+from ntmpatch.base.addresses import Endpoint
+
 if TYPE_CHECKING:
     from lab import Lab, Process
 
@@ -111,3 +113,32 @@ def test_the_silent_death_of_the_preferred_network_turns_all_to_another(
     assert any(each["endpoint"].startswith("10.0.2.") for each in peer.status()["peers"])
     # A new direction needs the coordinator, to which nothing leads by the preferred network.
     assert "tunnel" in node.trace(peer.fqdn, env={})
+
+
+def test_a_connection_survives_a_move_between_ip_versions(lab: Lab, tmp_path: Path) -> None:
+    """To a network of IPv6 only, and back; the servers know of it, by that version."""
+    switch = lab.switch(["192.0.2.0/24", "2001:db8::/64"])
+    servers, mobile, fixed = lab.host("servers"), lab.host("mobile"), lab.host("fixed")
+    place = switch.join(servers)
+    switch.join(fixed)
+    interface = switch.join(mobile, "192.0.2.66/24")
+    domain = Domain(
+        servers,
+        tmp_path,
+        listen=[place.address(4), place.address(6)],
+        more="[log]\nlevel = 'info'\n",
+    )
+    node, peer = domain.node(mobile, "mobile", tmp_path), domain.node(fixed, "fixed", tmp_path)
+    peer.popen(PROGRAMS / "echo_server.py", str(ECHO_PORT)).wait_for("echoing")
+    peer.wait_until_registered()
+    client = node.popen(PROGRAMS / "echo_blocks.py", peer.fqdn, str(ECHO_PORT))
+    go_on(client)
+
+    for address, version in (("2001:db8::77", 6), ("192.0.2.88", 4)):
+        mobile.run(["ip", "address", "flush", "dev", interface.name, "scope", "global"])
+        interface.add_address(f"{address}/{24 if version == 4 else 64}")
+        mobile.route("default", place.address(version))
+        here = str(Endpoint(address, NODE_PORT))
+        domain.process.wait_for(f"node={node.fqdn} seen={here}", timeout=5.0)
+        go_on(client)
+        assert here in [each["endpoint"] for each in peer.status()["peers"]]
