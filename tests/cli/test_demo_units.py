@@ -32,7 +32,13 @@ def test_steps_travel_from_the_trace_writer_to_the_reader_and_repeat_only_once(
     with StepReader(tmp_path / "trace", shown.append) as reader:
         writer = TraceWriter(str(tmp_path / "trace"))
         for step, message in [("3.2", "DirectionRequest"), ("3.2", "again"), ("5.3", "moved")]:
-            writer.write(step=step, sender="node a.demo.example", receiver="DC", message=message)
+            writer.write(
+                step=step,
+                sender="node a.demo.example",
+                receiver="DC",
+                message=message,
+                at=time.monotonic(),
+            )
         give_up_at = time.monotonic() + 10
         while len(reader.steps) < 2 and time.monotonic() < give_up_at:
             time.sleep(0.01)

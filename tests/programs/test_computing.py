@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.lab, pytest.mark.once]
 
 SECONDS = 10.0
+SERVERS = {"dc.lab.example", "ns.lab.example"}
 SLACK = 0.5
 """Seconds by which two readings of one instant may differ: they are taken by two commands."""
 
@@ -45,7 +46,11 @@ def test_tunnels_and_connections_outlive_a_thread_that_computes(pair: Pair, thre
         after = busy.node.status(), pair["b"].node.status()
     for then, now in zip(before, after, strict=True):
         assert then["pid"] == now["pid"]
-        made, kept = handshakes(then), handshakes(now)
-        assert {"dc.lab.example", "ns.lab.example"} < kept.keys()
-        assert kept == pytest.approx(made, abs=SLACK), "a tunnel was made anew"
+        # The nodes' own tunnel gets a relay in reserve after a while, and new keys with that.
+        made, kept = (
+            {name: at for name, at in handshakes(each).items() if name in SERVERS}
+            for each in (then, now)
+        )
+        assert kept.keys() == SERVERS
+        assert kept == pytest.approx(made, abs=SLACK), "a channel was made anew"
     assert "b.lab.example" in handshakes(after[0])

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from ntmpatch.crypto.noise import Initiator, Responder, StaticKey
 from ntmpatch.crypto.primitives import InvalidTag, hash_, keyed_mac, public_of
 from ntmpatch.wire.control import CONTROL_BYTE, Envelope, decode_untrusted
+from ntmpatch.wire.paths import PATH_BYTE
 from ntmpatch.wire.relay import FRAME_DATA, RELAY_BYTE, RELAY_HEADER_SIZE
 from ntmpatch.wire.wireguard import (
     COOKIE_REPLY,
@@ -184,6 +185,8 @@ class Decryptor:
             return seen(KEEP_ALIVE, sender, receiver)
         if payload[0] == CONTROL_BYTE:
             return seen(CONTROL, sender, receiver, envelope=decode_untrusted(payload))
+        if payload[0] == PATH_BYTE:
+            return seen("path message", sender, receiver)
         return seen(PACKET, sender, receiver, payload=payload)
 
     def _initiation(self, message: bytes) -> _Handshake | None:
