@@ -214,7 +214,7 @@ class PathManager(Generic[P]):
         """
         self._candidates.use(own)
         for known in self._peers.values():
-            known.false_alarms = 0
+            known.forgive()
             for way in known.ways.values():
                 way.cost = self._cost(known, way.path)
                 if is_stale(way.path):
@@ -513,6 +513,7 @@ class PathManager(Generic[P]):
             return
         if current is not None:
             current.proven = False
+            known.leave(current, now)
         self._use(known, best, now, abrupt=True)
 
     # --- changing ----------------------------------------------------------------------------
@@ -546,7 +547,9 @@ class PathManager(Generic[P]):
         if way.proven:
             # What still comes by the worse of two that work was sent before the peer had changed.
             may_follow = not old_works or is_upgrade or (is_like and not known.controlling)
-            if told or may_follow:
+            if may_follow or (told and not known.has_crossed(way, now)):
+                if told and current is not None and current.rank() < way.rank():
+                    known.leave(current, now)  # or else the peer would not have left it
                 self._end_trial(known)
                 known.peer.endpoint = path
                 known.changed_at = now
