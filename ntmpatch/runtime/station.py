@@ -138,7 +138,7 @@ class Station:
     def rebind(self, binds: Sequence[Endpoint]) -> None:
         """Move to other local addresses: new ports, and every peer is told at once."""
         self.carrier.bind(binds)
-        self._reach_servers()
+        self.reach_servers()
         self.relays.refresh(time.monotonic())
         if self.paths is not None:
             self.paths.network_changed(time.monotonic())
@@ -157,7 +157,7 @@ class Station:
         ``is_dead(local)`` says which connections, by their own end, are to be made anew; ``own``
         where peers may find us now; ``is_stale`` which paths begin elsewhere than before.
         """
-        self._reach_servers()
+        self.reach_servers()
         self.relays.refresh(time.monotonic())
         if self.paths is not None:
             self.paths.network_changed(time.monotonic(), own, is_stale)
@@ -166,14 +166,28 @@ class Station:
             if is_dead(link.local()):
                 link.reconnect()
 
-    def _reach_servers(self) -> None:
-        """Servers have not moved, but we may have no way any more to where we reached them."""
+    def reach_servers(self, *, are_silent: bool = False) -> bool:
+        """Servers have not moved, but we may have no way any more to where we reached them.
+
+        ``are_silent``: nothing comes from there, whatever the routes say; each is tried at an
+        address of the other family. Whether any is spoken to elsewhere now.
+        """
+        has_turned = False
         for public_key, contact in self._contacts.items():
             peer = self.tunnel.peers.get(public_key)
             if peer is None or contact.role == "node" or not isinstance(peer.endpoint, Endpoint):
                 continue
-            if not is_routable(peer.endpoint):
-                peer.endpoint = self._reachable(contact.endpoints) or peer.endpoint
+            before = peer.endpoint
+            others = [end for end in contact.endpoints if end.is_ipv6 != before.is_ipv6]
+            if are_silent:
+                usable = [end for end in self.reachable(others) if is_routable(end)]
+            elif not is_routable(before):
+                usable = self.reachable(contact.endpoints)
+            else:
+                continue
+            peer.endpoint = usable[0] if usable else before
+            has_turned = has_turned or peer.endpoint != before
+        return has_turned
 
     def trace(
         self, step: str, receiver: str = "", message: str = "", *, at: float | None = None
@@ -337,11 +351,21 @@ class Station:
         if contact.connection:
             return None
         if contact.relay is not None:
-            relay = self._reachable(contact.relay.endpoints)
-            if relay is None:
+            usable = self.reachable(contact.relay.endpoints)
+            if not usable:
                 return None
+            relay = min(usable, key=self._is_other_family)
             return self.relays.take(contact.public_key, contact.relay, relay, time.monotonic())
         return self._reachable(contact.endpoints)
+
+    def _is_other_family(self, end: Endpoint) -> bool:
+        """Whether our coordinators are spoken to in the other one: there, networks are in order."""
+        spoken_to = (
+            self.tunnel.peers[key].endpoint
+            for key, contact in self._contacts.items()
+            if contact.role == "dc" and key in self.tunnel.peers
+        )
+        return any(isinstance(each, Endpoint) and each.is_ipv6 != end.is_ipv6 for each in spoken_to)
 
     def _link_failed(self, public_key: bytes) -> None:
         if self._on_link_failed is not None:
