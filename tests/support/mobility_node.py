@@ -349,9 +349,7 @@ class MobileNode(WorldSeat):
             for key, contact in self._servers.items()
             if contact.role == "dc" and key in self.tunnel.peers
         )
-        return any(
-            isinstance(each, Endpoint) and each.is_ipv6 != end.is_ipv6 for each in spoken_to
-        )
+        return any(isinstance(each, Endpoint) and each.is_ipv6 != end.is_ipv6 for each in spoken_to)
 
     def reachable(self, endpoints: tuple[Endpoint, ...]) -> list[Endpoint]:
         """As Station.reachable; a way is where the kernel has a route."""
@@ -412,25 +410,28 @@ class MobileNode(WorldSeat):
     def _leave_network(self) -> None:
         now = self.clock()
         self.relays.refresh(now)
-        self._lead_to_servers()
+        self._reach_servers()
         self.paths.network_changed(now, self.ends.candidates(()), self.ends.is_preferred)
         for peer in list(self.tunnel.peers.values()):
             if peer.roams:
                 peer.keepalive(now)
         self.party.network_changed(self._local_endpoints(), now)
 
-    def _lead_to_servers(self, *, are_silent: bool = False) -> bool:
+    def _reach_servers(self, *, are_silent: bool = False) -> bool:
         has_turned = False
         for key, contact in self._servers.items():
             peer = self.tunnel.peers.get(key)
             if peer is None or not isinstance(peer.endpoint, Endpoint):
                 continue
             before = peer.endpoint
-            usable = self.reachable(contact.endpoints)
-            others = [end for end in usable if end.is_ipv6 != before.is_ipv6]
-            if others and (are_silent or not any(end.is_ipv6 == before.is_ipv6 for end in usable)):
-                peer.endpoint = others[0]
-                has_turned = True
+            others = [end for end in contact.endpoints if end.is_ipv6 != before.is_ipv6]
+            usable: list[Endpoint] = []
+            if are_silent:
+                usable = [end for end in others if self._route(end.is_ipv6) is not None]
+            elif self._route(before.is_ipv6) is None:
+                usable = self.reachable(contact.endpoints)
+            peer.endpoint = usable[0] if usable else before
+            has_turned = has_turned or peer.endpoint != before
         return has_turned
 
     def _traffic(self, public_key: bytes) -> int:
@@ -454,7 +455,7 @@ class MobileNode(WorldSeat):
             return
         if index is not None:
             self._turn_to(index)
-        elif self._lead_to_servers(are_silent=True):
+        elif self._reach_servers(are_silent=True):
             self.party.network_changed(self._local_endpoints(), self.clock())
         self.wake()
 
