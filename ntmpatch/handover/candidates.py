@@ -76,7 +76,7 @@ class Candidates(Generic[P]):
             exchange = known.exchange = Exchange()
         if exchange.told == self.own and not afresh:
             return
-        if not self.own and not exchange.told:
+        if known.peer.current is None or not (self.own or exchange.told):
             return
         exchange.told = self.own
         exchange.identifier = self._entropy(IDENTIFIER_SIZE)

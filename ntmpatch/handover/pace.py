@@ -13,6 +13,8 @@ DOUBT = 0.5
 """Seconds without an answer by the path in use, while the peer sends by another one."""
 GRACE_RTTS = 1.25
 """Round trips that the path in use has to answer before another one that answered is taken."""
+MAX_FURTHER_GRACE = 0.5
+"""Hysteresis: seconds beyond that, at most, where paths were left before, not long ago."""
 MAX_UNREACHABLE_INTERVAL = 8.0
 MIN_BUDGET = 1200
 """Bytes that may be sent on trial for however little came from there: one full datagram, which lets

@@ -104,10 +104,10 @@ class PathManager(Generic[P]):
             self._peers[peer.public_key] = known
             peer.roams = False
             self._timers.arm((known, Alarm.LOOK_AROUND, None), now + pace.LOOK_AROUND_INTERVAL)
-        fresh = [way for path in paths if (way := self._add(known, path)) is not None]
         for endpoint in endpoints:
             known.remember(endpoint, known.remotes.get(endpoint, 0))
-        fresh += self._expand(known)
+        fresh = self._expand(known)  # which may make room at the cost of what was there before
+        fresh += [way for path in paths if (way := self._add(known, path)) is not None]
         if peer.endpoint is None and paths:
             peer.endpoint = paths[0]
         elif peer.endpoint is not None:
@@ -118,9 +118,10 @@ class PathManager(Generic[P]):
         if current is not None and current.leaving and other is not None and not other.leaving:
             current = other
             self._use(known, other, now, abrupt=False)
-        if paths and (known.suspected or current is None or not current.proven):
+        first = known.ways.get(paths[0]) if paths else None
+        if first is not None and (known.suspected or current is None or not current.proven):
             # Nothing is known to work: the tunnel request goes where the direction says.
-            self._use(known, known.ways[paths[0]], now, abrupt=False, tell=False)
+            self._use(known, first, now, abrupt=False, tell=False)
         self._punch(known, fresh, now)
 
     def forget(self, public_key: bytes) -> None:
@@ -216,7 +217,7 @@ class PathManager(Generic[P]):
         """
         self._candidates.use(own)
         for known in self._peers.values():
-            known.false_alarms = 0
+            known.forgive()
             for way in known.ways.values():
                 way.cost = self._cost(known, way.path)
                 if is_stale(way.path):
@@ -237,8 +238,7 @@ class PathManager(Generic[P]):
         """Peers may find this node there: they are told, if it is news."""
         self._candidates.use(own)
         for known in self._peers.values():
-            if known.peer.current is not None:
-                self._candidates.offer(known, now)
+            self._candidates.offer(known, now)
 
     def ends_changed(self, now: float) -> None:
         """There are more ends of ours, or others are preferred; what is proven still is."""
@@ -367,8 +367,7 @@ class PathManager(Generic[P]):
     ) -> None:
         answer = encode_path_message(PathMessage(RESPONSE, 0, message.identifier))
         known.peer.send_by(path, answer, now)
-        self._add(known, path)
-        way = known.ways.get(path)
+        way = self._add(known, path) or known.ways.get(path)
         if way is None:
             return
         if not way.proven and self._timers.due_at((known, Alarm.PROBE, way)) is None:
@@ -515,6 +514,7 @@ class PathManager(Generic[P]):
             return
         if current is not None:
             current.proven = False
+            known.leave(current, now)
         self._use(known, best, now, abrupt=True)
 
     # --- changing ----------------------------------------------------------------------------
@@ -548,7 +548,9 @@ class PathManager(Generic[P]):
         if way.proven:
             # What still comes by the worse of two that work was sent before the peer had changed.
             may_follow = not old_works or is_upgrade or (is_like and not known.controlling)
-            if told or may_follow:
+            if may_follow or (told and not known.has_crossed(way, now)):
+                if told and current is not None and current.rank() < way.rank():
+                    known.leave(current, now)  # or else the peer would not have left it
                 self._end_trial(known)
                 known.peer.endpoint = path
                 known.changed_at = now

@@ -30,6 +30,14 @@ DWELL_TIME = 5.0
 BETTER_SHARE = 0.75
 BETTER_BY = 0.005
 """Hysteresis: a path of the same kind has to be that much faster than the one in use."""
+FORGIVEN_AFTER = 60.0
+"""Seconds without another failure after which a path counts as one that never failed."""
+FIRST_DISTRUST = 10.0
+MAX_DISTRUST = 60.0
+"""Hysteresis: seconds in which a path that has failed again, soon after it had come back, is not
+returned to while another works; doubled each time. After its first failure it is, at once."""
+CROSSING_RTTS = 1.25
+"""Round trips after a change in which what the peer sent before it knew may still come."""
 MAX_REMOTES = 12
 """Endpoints of one peer that are kept in mind."""
 COST_METERED = 2
@@ -114,6 +122,20 @@ class Way(Generic[P]):
     attempt: int = 0
     ban: float = 0.0
     banned_until: float = float("-inf")
+    failures: int = 0
+    failed_at: float = float("-inf")
+
+    def failed(self, now: float) -> None:
+        """It is left for its silence."""
+        self.failures = self.failures + 1 if now - self.failed_at < FORGIVEN_AFTER else 1
+        self.failed_at = now
+
+    def is_trusted(self, now: float) -> bool:
+        """Whether to return to it for no other reason than that it is the better kind."""
+        if self.failures < 2:
+            return True
+        distrust = min(FIRST_DISTRUST * 2.0 ** min(self.failures - 2, 8), MAX_DISTRUST)
+        return now - self.failed_at >= distrust
 
     def timing(self) -> float:
         """The round trip to count with."""
@@ -142,6 +164,9 @@ class PeerPaths(Generic[P]):
     suspected_at: float = float("-inf")
     """Since then only what answers counts: other paths may have died with the one in use."""
     false_alarms: int = 0
+    unrest: int = 0
+    """How often the path in use was left for its silence, not long ago."""
+    left_at: float = float("-inf")
     trial_before: P | None = None
     """Where the peer was before it was followed to where it is yet to be proven."""
     on_trial: bool = False
@@ -172,7 +197,10 @@ class PeerPaths(Generic[P]):
         current = self.current
         if current is None:
             return now
-        return min(current.pending.values(), default=now) + pace.GRACE_RTTS * current.timing()
+        grace = pace.GRACE_RTTS * current.timing()
+        if now - self.left_at < FORGIVEN_AFTER:  # its answers may be lost again, and not itself
+            grace = min(grace * 2.0 ** min(self.unrest, 8), grace + pace.MAX_FURTHER_GRACE)
+        return min(current.pending.values(), default=now) + grace
 
     def other(self, since: float = float("-inf")) -> Way[P] | None:
         """The best way beside the one in use, of those that have answered since then."""
@@ -204,10 +232,36 @@ class PeerPaths(Generic[P]):
         has_dwelt = now - self.changed_at >= DWELL_TIME
         if rank != rank_now:
             # From a relay to a direct way at once; what costs less may wait until it has lasted.
-            return rank < rank_now and (has_dwelt or rank[:3] < rank_now[:3])
+            is_due = has_dwelt or rank[:3] < rank_now[:3]
+            return rank < rank_now and is_due and way.is_trusted(now)
         if not self.controlling or not has_dwelt or way.rtt is None or current.rtt is None:
             return False
         return way.rtt < BETTER_SHARE * current.rtt - BETTER_BY
+
+    def leave(self, way: Way[P], now: float) -> None:
+        """Data leaves a path for its silence."""
+        way.failed(now)
+        self.unrest = self.unrest + 1 if now - self.left_at < FORGIVEN_AFTER else 1
+        self.left_at = now
+
+    def forgive(self) -> None:
+        """We are elsewhere: what was learned of losses counts no more."""
+        self.false_alarms = self.unrest = 0
+        for way in self.ways.values():
+            way.failures = 0
+
+    def has_crossed(self, way: Way[P], now: float) -> bool:
+        """Whether the peer told us to use ``way`` before it knew that we use a better one.
+
+        Both ends have changed at once then; if each followed the other, they would do so for ever.
+        """
+        current = self.current
+        if current is None or not current.proven or self.suspected:
+            return False
+        if now - self.changed_at > CROSSING_RTTS * current.timing():
+            return False
+        rank, rank_now = way.rank(), current.rank()
+        return rank > rank_now or (rank == rank_now and self.controlling)
 
     def remember(self, endpoint: Endpoint, cost: int) -> None:
         """The peer may be there; what was said longest ago is forgotten when there are too many."""

@@ -351,15 +351,19 @@ class ManagedPeers:
 
     def _doubt_network(self, now: float) -> None:
         """Somebody cannot be reached: is it they, or our network? The coordinator is asked now."""
-        if self._heard_of_server is None and self._ends.other_interface() is not None:
+        if self._heard_of_server is None:
             self._heard_of_server = self._server_bytes()
             self._doubt.ask(now + DOUBT)
 
     def _turn_if_silent(self) -> None:
         heard, self._heard_of_server = self._heard_of_server, None
         index = self._ends.other_interface()
-        if heard == self._server_bytes() and index is not None:
+        if heard != self._server_bytes():
+            return
+        if index is not None:
             self._turn_to(index)
+        elif self._station.turn_from_silent_servers():
+            self._tell_negotiation([])  # by the network of the other family
 
     def _server_bytes(self) -> int:
         return sum(

@@ -66,6 +66,18 @@ class ServerEnds:
             if peer.current is None:
                 peer.abandon_handshake()
 
+    def silent(self, peer: Peer[Path], contact: Contact) -> bool:
+        """The server is not heard: call it in the other family. Whether there is a way."""
+        end = peer.endpoint
+        if not isinstance(end, Endpoint):
+            return False
+        others = [each for each in contact.endpoints if each.is_ipv6 != end.is_ipv6]
+        usable = [each for each in self._reachable(others) if self._has_way(each)]
+        if usable:
+            peer.endpoint = usable[0]
+            peer.abandon_handshake()
+        return bool(usable)
+
     def forget(self, public_key: bytes) -> None:
         """The server is none of ours any more."""
         self._calls.pop(public_key, None)

@@ -14,6 +14,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
+from ntmpatch.base.addresses import Endpoint
 from ntmpatch.handover.bindings import RelayBindings, RelayedEndpoint, Released
 from ntmpatch.handover.ways import PortedEndpoint
 from ntmpatch.packet.tunnel.tunnel import Admitted, EndpointChanged, Established, Tunnel
@@ -41,7 +42,6 @@ from ntmpatch.signalling.effects import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ntmpatch.base.addresses import Endpoint
     from ntmpatch.base.drops import DropCounter
     from ntmpatch.handover.bindings import RelayFailed
     from ntmpatch.handover.paths import PathManager
@@ -184,6 +184,19 @@ class Station:
                 path = self._path(contact)  # the same session, by another address of its relay
                 if path is not None:
                     self._watch(peer, [path])
+
+    def turn_from_silent_servers(self) -> bool:
+        """Nothing comes from where they are called, whatever the routes say: try the other family.
+
+        Whether any is called elsewhere now.
+        """
+        turned = [
+            self._servers.silent(peer, contact)
+            for contact in self._contacts.values()
+            if contact.role != "node" and not contact.connection
+            if (peer := self.tunnel.peers.get(contact.public_key)) is not None
+        ]
+        return any(turned)
 
     def trace(
         self, step: str, receiver: str = "", message: str = "", *, at: float | None = None
@@ -354,11 +367,21 @@ class Station:
         if contact.connection:
             return None
         if contact.relay is not None:
-            relay = self._reachable(contact.relay.endpoints)
-            if relay is None:
+            usable = self.reachable(contact.relay.endpoints)
+            if not usable:
                 return None
+            relay = min(usable, key=self._is_other_family)
             return self.relays.take(contact.public_key, contact.relay, relay, time.monotonic())
         return self._reachable(contact.endpoints)
+
+    def _is_other_family(self, end: Endpoint) -> bool:
+        """Whether our coordinators are spoken to in the other one: there, networks are in order."""
+        spoken_to = (
+            self.tunnel.peers[key].endpoint
+            for key, contact in self._contacts.items()
+            if contact.role == "dc" and key in self.tunnel.peers
+        )
+        return any(isinstance(each, Endpoint) and each.is_ipv6 != end.is_ipv6 for each in spoken_to)
 
     def _link_failed(self, public_key: bytes) -> None:
         if self._on_link_failed is not None:

@@ -1,0 +1,44 @@
+"""Hysteresis: what bounds how often the path in use changes, whatever the network does."""
+
+from __future__ import annotations
+
+import pytest
+from path_net import RELAY, Echo, Nat, PathNet, Relayed, pair
+
+
+def test_a_path_that_fails_again_and_again_is_returned_to_less_and_less_often() -> None:
+    net = PathNet(1)
+    a, b = pair(net, Nat("198.51.100.1"), Nat("198.51.100.2"), relayed=True)
+    Echo(net, a, b)
+    assert net.run(3.0, lambda: a.path_to(b) == b.seen and b.path_to(a) == a.seen)
+    a.changes.clear()
+    b.changes.clear()
+    for failure in range(6):
+        net.blocked = lambda source, destination: RELAY not in (source, destination)
+        net.run(0.4)
+        assert a.path_to(b) == b.path_to(a) == Relayed(RELAY)
+        net.blocked = lambda _source, _destination: False
+        net.run(2.0)
+        if failure == 0:
+            assert a.path_to(b) == b.seen, "after the first failure it is returned to at once"
+    # Left, returned to, left, and returned to once more 10 s later.
+    assert len(a.changes) <= 5
+    assert len(b.changes) <= 5
+
+
+@pytest.mark.parametrize("has_just_changed", [True, False])
+def test_a_word_that_crossed_ours_moves_nobody_to_the_worse_path(has_just_changed: bool) -> None:
+    net = PathNet(3)
+    a, b = pair(net, relayed=True)
+    assert net.run(3.0, lambda: a.path_to(b) == b.endpoint and b.path_to(a) == a.endpoint)
+    net.run(1.0)
+    ours = a.paths.of(b.tunnel.public_key)
+    theirs = b.paths.of(a.tunnel.public_key)
+    assert ours is not None
+    assert theirs is not None
+    # B took the direct path for dead, in the instant in which A changed to it or long after.
+    b.paths._challenge(theirs, theirs.ways[Relayed(RELAY)], net.now, used=True)
+    net.run(net.delay)
+    ours.changed_at = net.now if has_just_changed else net.now - 1.0
+    net.run(0.1)
+    assert (a.path_to(b) == b.endpoint) is has_just_changed

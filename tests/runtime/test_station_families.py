@@ -1,0 +1,70 @@
+"""A station whose network of one family is silent: its servers are tried in the other one."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ntmpatch.base.addresses import Endpoint
+from ntmpatch.runtime.station import Station
+from ntmpatch.runtime.trace import TraceWriter
+from ntmpatch.signalling.effects import Contact, RelayRoute
+from ntmpatch.signalling.party import Party
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ntmpatch.signalling.effects import Effect
+
+IPV4, IPV6 = Endpoint("127.0.0.1", 9), Endpoint("::1", 9)
+SERVER, PEER = bytes([7]) * 32, bytes([9]) * 32
+
+
+@pytest.fixture
+def station() -> Iterator[Station]:
+    made = Station(
+        os.urandom(32),
+        lambda key: Party(
+            key, name="", now=time.monotonic(), rng=random.Random(1), wall_clock=time.time
+        ),
+        admit=None,
+        trace=TraceWriter(),
+        on_effect=lambda *_: None,
+    )
+    made.carrier.bind([Endpoint("127.0.0.1", 0)])
+    carry_out(made, Contact(SERVER, (IPV4, IPV6), initiate=True, role="dc"))
+    yield made
+    made.close()
+
+
+def carry_out(station: Station, effect: Effect) -> None:
+    station.party.emit(effect)
+    station.carrier.wake()
+
+
+def test_silent_servers_are_tried_in_the_other_family(station: Station) -> None:
+    peers = station.tunnel.peers
+    assert peers[SERVER].endpoint == IPV4
+    assert not station.turn_from_silent_servers(), "there is no port of it"
+    station.carrier.bind([Endpoint("127.0.0.1", 0), Endpoint("::1", 0)])
+    station.change_families()
+    assert peers[SERVER].endpoint == IPV4
+    assert station.turn_from_silent_servers()
+    assert peers[SERVER].endpoint == IPV6
+    assert station.turn_from_silent_servers()
+    assert peers[SERVER].endpoint == IPV4
+
+
+def test_a_relay_is_reached_in_the_family_that_the_coordinator_is(station: Station) -> None:
+    station.carrier.bind([Endpoint("127.0.0.1", 0), Endpoint("::1", 0)])
+    for session in (1, 2):
+        route = RelayRoute(bytes(32), (IPV4, IPV6), session, 0, bytes(32))
+        carry_out(station, Contact(PEER, relay=route))
+        relayed = station.tunnel.peers[PEER].endpoint
+        assert getattr(relayed, "relay", None) == station.tunnel.peers[SERVER].endpoint
+        station.tunnel.peers[PEER].endpoint = None
+        station.turn_from_silent_servers()
