@@ -1,6 +1,6 @@
 """One seed: nodes that meet and talk while everything around them changes, and what must hold.
 
-After every event both directions of every pair deliver again within `BOUNDS`, and stay so; the
+After every event both directions of every pair deliver again within `BOUND`, and stay so; the
 paths in use come to rest; nothing arrives twice or at somebody else; no table grows.
 """
 
@@ -15,9 +15,12 @@ from mobility_node import MobileNode
 from mobility_world import RELAYS, WorldDomain
 
 from ntmpatch.handover.bindings import RelayedEndpoint
-from ntmpatch.handover.pace import MAX_WAYS
+from ntmpatch.handover.pace import MAX_PATIENCE, MAX_UNREACHABLE_INTERVAL, MAX_WAYS
 from ntmpatch.handover.ways import MAX_REMOTES, Alarm
+from ntmpatch.negotiation.node import REDIRECTION_TIMEOUT
+from ntmpatch.packet.tunnel.constants import Timers
 from ntmpatch.packet.tunnel.peer import Alarm as TunnelAlarm
+from ntmpatch.runtime.peers_managed import DOUBT
 from ntmpatch.signalling.effects import Ready
 
 if TYPE_CHECKING:
@@ -25,8 +28,11 @@ if TYPE_CHECKING:
 
     from mobility_access import Access
 
-LIMIT = 60.0
-"""Seconds after which a pair that has not recovered is given up."""
+BOUND = (
+    MAX_PATIENCE + MAX_UNREACHABLE_INTERVAL + DOUBT + REDIRECTION_TIMEOUT + Timers().rekey_timeout
+)
+"""Seconds: the longest wait of each part, one after the other, as if every try but the last were
+lost. Suspicion, the call for help, the doubt about the network, a direction, a tunnel request."""
 SETTLING_TIME = 6.0
 """Seconds after recovery in which better paths may yet be found: RTT, candidates, punching (3.1 s),
 and a direction that is still under way."""
@@ -35,8 +41,6 @@ QUIET_TIME = 8.0
 MAX_QUIET_CHANGES = 6
 MAX_SESSIONS = 6
 """Relay sessions of one peer that are kept at a time."""
-
-BOUNDS: dict[str, float] = {}
 
 
 class Recovery(NamedTuple):
@@ -252,7 +256,7 @@ class Story:
 
     def _blackout(self) -> float:
         node = self.rng.choice(self.nodes)
-        ends_at = self.world.now + 10.0 ** self.rng.uniform(-1.0, 1.0)
+        ends_at: float = self.world.now + 10.0 ** self.rng.uniform(-1.0, 1.0)
         for access in node.attached:
             access.weather.blackout_until = ends_at
         self.world.run(ends_at - self.world.now)
@@ -308,7 +312,7 @@ class Story:
 
     def _after(self, kind: str, since: float) -> None:
         world = self.world
-        bound = BOUNDS.get(kind, LIMIT)
+        bound = BOUND
         before = {node.name: len(node.changes) for node in self.nodes}
         recovered: dict[int, float] = {}
 
