@@ -68,6 +68,8 @@ class NodeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Patterns of the interfaces whose traffic costs: used when no other way works."""
     multipath: Literal["failover", "standby"] = "failover"
     """Other networks than the preferred one: tried when that fails, or kept warm for it."""
+    port_mapping: bool = True
+    """Ask the router for a port that everybody reaches, by PCP or NAT-PMP."""
     reserve_relay: bool = True
     """Hold a relay in reserve for each peer that is in use directly, so that data goes on at once
     when the direct path dies."""

@@ -133,6 +133,7 @@ class Drop(StrEnum):
     NATPMP_VERSION = "nat-pmp: another version"
     NATPMP_OPCODE = "nat-pmp: no response to what a client asks"
     NATPMP_NO_ADDRESS = "nat-pmp: an answer without an address or a port"
+    PORT_MAPPING_UNASKED = "port mapping: an answer to what was not asked"
 
     # DNS
     DNS_RUNT = "dns: too short for a header"

@@ -138,8 +138,7 @@ class PathManager(Generic[P]):
     def gone(self, public_key: bytes, path: P) -> None:
         """A path leads nowhere from now on; `watch` says next what there is instead."""
         known = self._peers.get(public_key)
-        way = None if known is None else known.ways.pop(path, None)
-        if known is None or way is None:
+        if known is None or (way := known.ways.pop(path, None)) is None:
             return
         self._timers.cancel((known, Alarm.PROBE, way))
         if known.trial_before == path:
@@ -495,6 +494,7 @@ class PathManager(Generic[P]):
             known.peer.is_watched = False
             return
         self._events.append(Unreachable(known.peer.public_key))
+        known.peer.initiate(now)  # perhaps no path is dead, and the ends use different keys
         known.help_interval = min(2 * known.help_interval, pace.MAX_UNREACHABLE_INTERVAL)
         self._try_all(known, now)
 

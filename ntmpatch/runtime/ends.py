@@ -78,6 +78,10 @@ class NodeEnds:
             is_ipv6 for is_ipv6 in FAMILIES if before.get(is_ipv6) != self._chosen.get(is_ipv6)
         )
 
+    def chosen(self, *, is_ipv6: bool) -> Network | None:
+        """The network that everybody's port of a family sends by; None: none is known."""
+        return self._chosen.get(is_ipv6)
+
     def turn_to(self, index: int) -> bool:
         """Send by that interface instead, as the preferred one is silent, or not any more."""
         turned = False

@@ -182,6 +182,9 @@ class Node:
             "sockets": len(self.door.sockets),
             "connections": [describe(conn) for conn in self.stack.tcp.connections[:MAX_LISTED]],
             "nat": self.peers.nat.describe() if isinstance(self.peers, ManagedPeers) else {},
+            "port_mapping": (
+                self.peers.port_mapping.describe() if isinstance(self.peers, ManagedPeers) else {}
+            ),
             "peers": self.peers.describe(now),
             "drops": self.drops.by_name() | self.peers.carrier.tunnel.drops.by_name(),
         }

@@ -28,6 +28,7 @@ from ntmpatch.runtime.nat import NodeNat
 from ntmpatch.runtime.packets import PacketSide, Route
 from ntmpatch.runtime.peer_events import NO_HANDSHAKE, PeerEvents
 from ntmpatch.runtime.peers_static import describe_peer
+from ntmpatch.runtime.portmapping import NodePortMapping
 from ntmpatch.runtime.set_up import SetUpSteps, trace_set_up
 from ntmpatch.runtime.state import ENROLMENT
 from ntmpatch.runtime.station import Station
@@ -92,10 +93,11 @@ class ManagedPeers:
         self._lookups: dict[int, gevent.event.AsyncResult[Resolved]] = {}
         self._names: dict[bytes, str] = {}
         self._ends = NodeEnds()
-        self.nat = NodeNat(packets.drops, self._nat_changed)
+        self.nat = NodeNat(packets.drops, lambda _is_ipv6: self._reachable_elsewhere())
         self._doubt = Alarm(self._turn_if_silent)
         self._heard_of_server: int | None = None
         """Bytes from the coordinator when the preferred network came into doubt."""
+        self.port_mapping = NodePortMapping(packets.drops, self._reachable_elsewhere)
         self._station = Station(
             settings.private_key,
             self._make_negotiation,
@@ -105,7 +107,7 @@ class ManagedPeers:
             on_packets=packets.receive,
             on_event=self._tunnel_event,
             before_wait=self._before_wait,
-            on_datagram=self.nat.datagram,
+            on_datagram=self._datagram,
             on_link_failed=self._link_failed,
             paths=self._make_paths,
             is_in_use=self._is_in_use,
@@ -167,10 +169,20 @@ class ManagedPeers:
         self._events.look()
         told = self._negotiation
         self.nat.registered(told.seen_endpoint, told.vantage, self._local_endpoints, now)
-        ask_at, flush_at = self.nat.run(self.carrier, now), self._packets.flush(now)
-        return flush_at if ask_at is None else min(ask_at, flush_at or ask_at)
+        wanted = (
+            self.nat.run(self.carrier, now),
+            self.port_mapping.run(self.carrier, now),
+            self._packets.flush(now),
+        )
+        return min((at for at in wanted if at is not None), default=None)
 
-    def _nat_changed(self, _is_ipv6: bool) -> None:
+    def _datagram(self, buffer: memoryview, segment_size: int, source: Endpoint) -> bool:
+        """Claim what is no tunnel message: of the servers that see us, and of our router."""
+        return self.nat.datagram(buffer, segment_size, source) or self.port_mapping.datagram(
+            buffer, source
+        )
+
+    def _reachable_elsewhere(self) -> None:
         self._paths.reachable_at(self._candidates(), time.monotonic())
 
     def _is_in_use(self, public_key: bytes) -> bool:
@@ -202,6 +214,7 @@ class ManagedPeers:
         """Leave the DC and close."""
         self._handover.close()
         self._doubt.close()
+        self.port_mapping.close(self.carrier)
         self._negotiation.leave(time.monotonic())
         self.carrier.wake()
         self._left.wait(timeout=LEAVE_TIMEOUT)
@@ -308,6 +321,7 @@ class ManagedPeers:
     def _see(self, picture: Picture) -> None:
         """What the networks are to begin with."""
         self._ends.update(picture)
+        self._use_router()
         self._paths.ends_changed(time.monotonic())
 
     def _moved(self, change: Change) -> None:
@@ -315,6 +329,7 @@ class ManagedPeers:
         self._station.trace("5.1", message="change of local addresses", at=change.heard_at)
         self._events.networks_changed(change)
         changed = self._ends.update(change.new)
+        self._use_router()
         moved = FAMILIES if change.interrupted else changed
         now = time.monotonic()
         self._station.change_families()
@@ -325,6 +340,11 @@ class ManagedPeers:
             self._paths.ends_changed(now)
             self._paths.reachable_at(self._candidates(), now)
         self.carrier.wake()
+
+    def _use_router(self) -> None:
+        if self._settings.maps_port:
+            network = self._ends.chosen(is_ipv6=False)
+            self.port_mapping.use(network, self.carrier, time.monotonic())
 
     def _leave_network(
         self, is_dead: Callable[[Endpoint | None], bool], families: frozenset[bool] = FAMILIES
@@ -374,12 +394,16 @@ class ManagedPeers:
 
     def _turn_to(self, index: int) -> None:
         if self._ends.turn_to(index):
+            self._use_router()
             log.info("sending by another network, as the preferred one is silent")
             self._station.trace("5.1", message="another network is used")
             self._leave_network(lambda _local: True)
 
     def _candidates(self) -> list[Candidate]:
-        return self._ends.candidates(self.nat.candidates())
+        mapped, seen = self.port_mapping.candidate(), self.nat.candidates()
+        if mapped is not None:  # then the NAT's own way with ports does not matter
+            seen = [mapped, *(each for each in seen if each.endpoint.is_ipv6)]
+        return self._ends.candidates(seen)
 
     def _tell_negotiation(self, stale: list[bytes] | None = None) -> None:
         """Fig. 5 (2); ``stale``: peers whose path begins elsewhere now, if not all."""

@@ -75,6 +75,8 @@ class NodeSettings:
     interfaces: InterfacePolicy = EVERY_INTERFACE
     keeps_warm: bool = False
     """Whether paths by other networks than the preferred one are proven beforehand."""
+    maps_port: bool = True
+    """Whether the router is asked for a port that everybody reaches."""
     reserve_relay: bool = True
 
     @property
@@ -148,6 +150,7 @@ def load_settings(
         heartbeat_interval=node.heartbeat,
         interfaces=InterfacePolicy(node.interfaces, node.metered),
         keeps_warm=node.multipath == "standby",
+        maps_port=node.port_mapping,
         reserve_relay=node.reserve_relay,
     )
 
