@@ -31,17 +31,8 @@ from ntmpatch.handover.ways import (
     Unreachable,
     Way,
 )
-from ntmpatch.wire.paths import (
-    CANDIDATES,
-    CHALLENGE,
-    IDENTIFIER_SIZE,
-    RESPONSE,
-    USED,
-    Candidate,
-    PathMessage,
-    decode_path_message_untrusted,
-    encode_path_message,
-)
+from ntmpatch.wire import paths as wire
+from ntmpatch.wire.paths import PathMessage, decode_path_message_untrusted, encode_path_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -50,6 +41,7 @@ if TYPE_CHECKING:
     from ntmpatch.base.drops import DropCounter
     from ntmpatch.handover.ways import Ends
     from ntmpatch.packet.tunnel.peer import Peer
+    from ntmpatch.wire.paths import Candidate
 
 P = TypeVar("P")
 
@@ -167,10 +159,12 @@ class PathManager(Generic[P]):
         if known is None or peer.newest_from is None:
             return
         way = self._add(known, peer.newest_from) or known.ways.get(peer.newest_from)
-        if way is not None and not way.proven:
+        # An answer to our call proves where we called, and not where it seems to come from.
+        is_called = peer.current is None or not peer.current.initiator
+        if way is not None and not way.proven and (is_called or way is known.current):
             self._proven(known, way, now)
-        if way is not None and way.rtt is None:
-            self._challenge(known, way, now)  # silence is judged by how long an answer takes
+        if way is not None and way.rtt is None:  # silence is judged by how long an answer takes
+            self._challenge(known, way, now)
         self._punch(known, known.ways.values(), now)
         self._candidates.offer(known, now)
 
@@ -197,9 +191,9 @@ class PathManager(Generic[P]):
             return
         if known is None:
             self._drops.drop(Drop.PATH_UNASKED)
-        elif message.kind == RESPONSE:
+        elif message.kind == wire.RESPONSE:
             self._answered(known, message, path, now)
-        elif message.kind == CANDIDATES:
+        elif message.kind == wire.CANDIDATES:
             self._told(known, message, path, now)
         else:
             self._challenged(known, message, path, len(payload), now)
@@ -279,7 +273,7 @@ class PathManager(Generic[P]):
                     self._guessing.go_on(known, self._candidates.own, now)
 
     def of(self, public_key: bytes) -> PeerPaths[P] | None:
-        """What is known of a peer's paths, for status output."""
+        """A peer's paths, for status output."""
         return self._peers.get(public_key)
 
     # --- probing -----------------------------------------------------------------------------
@@ -330,8 +324,8 @@ class PathManager(Generic[P]):
     def _challenge(
         self, known: PeerPaths[P], way: Way[P], now: float, *, used: bool = False
     ) -> None:
-        identifier = self._entropy(IDENTIFIER_SIZE)
-        message = PathMessage(CHALLENGE, USED if used else 0, identifier)
+        identifier = self._entropy(wire.IDENTIFIER_SIZE)
+        message = PathMessage(wire.CHALLENGE, wire.USED if used else 0, identifier)
         if known.peer.send_by(way.path, encode_path_message(message, padded=used), now):
             while len(way.pending) >= pace.MAX_PENDING:
                 del way.pending[next(iter(way.pending))]
@@ -364,16 +358,16 @@ class PathManager(Generic[P]):
     def _challenged(
         self, known: PeerPaths[P], message: PathMessage, path: P, size: int, now: float
     ) -> None:
-        answer = encode_path_message(PathMessage(RESPONSE, 0, message.identifier))
+        answer = encode_path_message(PathMessage(wire.RESPONSE, 0, message.identifier))
         known.peer.send_by(path, answer, now)
         way = self._add(known, path) or known.ways.get(path)
         if way is None:
             return
         if not way.proven and self._timers.due_at((known, Alarm.PROBE, way)) is None:
             self._probe(known, way, pace.PUNCH_INTERVALS, now)  # what reaches us may be reached now
-        if message.flags & USED and path == known.peer.endpoint:
+        if message.flags & wire.USED and path == known.peer.endpoint:
             self._feed(known)  # followed before, for a packet too small to answer much
-        elif message.flags & USED and path == known.peer.newest_from:
+        elif message.flags & wire.USED and path == known.peer.newest_from:
             self._follow(known, path, size, now, told=True)
 
     def _told(self, known: PeerPaths[P], message: PathMessage, path: P, now: float) -> None:
@@ -381,7 +375,7 @@ class PathManager(Generic[P]):
         is_news = self._candidates.heard(known, message, now)
         if is_news is None:
             return
-        answer = encode_path_message(PathMessage(RESPONSE, 0, message.identifier))
+        answer = encode_path_message(PathMessage(wire.RESPONSE, 0, message.identifier))
         known.peer.send_by(path, answer, now)
         if not is_news:
             return
@@ -494,7 +488,6 @@ class PathManager(Generic[P]):
             known.peer.is_watched = False
             return
         self._events.append(Unreachable(known.peer.public_key))
-        known.peer.initiate(now)  # perhaps no path is dead, and the ends use different keys
         known.help_interval = min(2 * known.help_interval, pace.MAX_UNREACHABLE_INTERVAL)
         self._try_all(known, now)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from lab_domain import Domain
+from lab_nat import NatKind
 
 if TYPE_CHECKING:
     from lab import Host, Lab
@@ -78,3 +81,41 @@ def test_a_port_that_the_router_maps_is_reached_from_outside(lab: Lab, protocol:
         port,
     )
     assert "received hello" in asking.check()
+
+
+@pytest.mark.lab
+@pytest.mark.once
+@pytest.mark.timeout(120)
+def test_a_node_whose_router_maps_is_reached_from_behind_a_symmetric_nat(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """Both NATs are symmetric: without the mapping the pair would stay with the relay."""
+    if shutil.which("miniupnpd") is None:
+        pytest.skip("needs miniupnpd")
+    internet = lab.switch(["5.5.5.0/24"])
+    servers, mapped, other = lab.host("servers"), lab.host("mapped"), lab.host("other")
+    internet.join(servers)
+    for number, host in enumerate((mapped, other), 1):
+        router = lab.host(f"router-{host.name}")
+        lab.link(router, host, [f"10.{number}.0.0/24"])
+        outside = internet.join(router)
+        host.route("default", f"10.{number}.0.1")
+        router.nat(NatKind.SYMMETRIC, outside)
+        if host is mapped:
+            _run_daemon(lab, router)
+            public = outside.address()
+    domain = Domain(servers, tmp_path)
+    node, peer = domain.node(mapped, "mapped", tmp_path), domain.node(other, "other", tmp_path)
+    programs = Path(__file__).with_name("programs")
+    node.popen(programs / "records_server.py").wait_for("listening")
+    node.wait_until_registered()
+    peer.popen(programs / "records_client.py", node.fqdn).wait_for("echoed")
+    external = node.status()["port_mapping"]["mapped"]
+    assert external.startswith(f"{public}:")
+    deadline = time.monotonic() + 20.0
+    while True:
+        paths = [path for each in peer.status()["peers"] for path in each["paths"]]
+        if [path["path"] for path in paths if path["in_use"]] == [external]:
+            break
+        assert time.monotonic() < deadline, paths
+        time.sleep(0.1)
