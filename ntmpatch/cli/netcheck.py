@@ -73,7 +73,11 @@ def print_report(report: dict[str, Any]) -> None:
         print(f"{title}: {WORDS.get(facts['mapping'], facts['mapping'])}")
         for server, seen in facts["seen_by"].items():
             print(f"  seen at {seen} by {'the coordinator' if server == 'coordinator' else server}")
-    print(f"UDP: {'blocked' if report['udp_blocked'] else 'gets through'}")
+    print(
+        "UDP: no answer, it is blocked or all servers are away"
+        if report["udp_blocked"]
+        else "UDP: gets through"
+    )
     print()
     print_table(
         ("SERVER", "NAME", "ENDPOINT", "BY", "ROUND TRIP"),
