@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
 from ntmpatch.base.errors import NtmpatchError, RefusedError, UnavailableError
+from ntmpatch.cli.identity import ensure_identity
 from ntmpatch.wire import local
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ntmpatch.runtime.settings import NodeSettings
 
 R = TypeVar("R", bound=local.Record)
 
@@ -66,3 +73,30 @@ class NodeControl:
     def close(self) -> None:
         """End the connection."""
         self._socket.close()
+
+
+@contextlib.contextmanager
+def running_node(settings: NodeSettings, timeout: float) -> Iterator[NodeControl]:
+    """The running node of this identity, or one of our own meanwhile.
+
+    ``timeout``: seconds for each answer.
+    """
+    path = settings.control_path
+    try:
+        running = NodeControl(path, timeout=timeout)
+    except UnavailableError:
+        running = None
+    if running is not None:
+        with running:
+            yield running
+        return
+    ensure_identity(settings)
+    from ntmpatch.runtime.node import own_node  # noqa: PLC0415 (heavy; a running node needs none)
+
+    own = own_node(settings)
+    try:
+        with NodeControl(path, timeout=timeout) as node:
+            yield node
+    finally:
+        if own is not None:
+            own.stop()

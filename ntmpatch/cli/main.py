@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "events": ("ntmpatch.cli.events", "Follow what happens to a running node's paths."),
     "wake": ("ntmpatch.cli.wake", "Tell a running node that its coordinator wants it."),
     "rotate-key": ("ntmpatch.cli.rotate_key", "Give a node another private key."),
+    "netcheck": ("ntmpatch.cli.netcheck", "Tell how this machine's networks look to a node."),
     "status": ("ntmpatch.cli.status", "Tell what a running node knows."),
 }
 """Name, module that holds a click command of that name, and the line in the list of commands."""

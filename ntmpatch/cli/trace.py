@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,16 +10,13 @@ import msgspec
 from ntmpatch.base.addresses import normalise_fqdn
 from ntmpatch.base.errors import RefusedError, UnavailableError
 from ntmpatch.cli.console import print_json
-from ntmpatch.cli.control import NodeControl
-from ntmpatch.cli.identity import ensure_identity
+from ntmpatch.cli.control import running_node
 from ntmpatch.cli.options import config_option, json_option, state_option, token_option
 from ntmpatch.runtime.settings import load_settings
 from ntmpatch.wire import local
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from ntmpatch.runtime.settings import NodeSettings
+    from collections.abc import Sequence
 
 TRACE_TIMEOUT = 45.0
 """Seconds: being registered, a look-up, and the coordinators' parts, each with its own bound."""
@@ -44,7 +40,7 @@ def trace(
     """
     name = normalise_fqdn(fqdn)
     settings = load_settings(token=token, config=config, state=state)
-    with _node(settings) as node:
+    with running_node(settings, TRACE_TIMEOUT) as node:
         report = msgspec.json.decode(node.ask(local.Trace(name), local.Report).json)
     if as_json:
         print_json(report)
@@ -54,30 +50,6 @@ def trace(
     if report["failure"]:
         kind = RefusedError if report["is_unknown"] else UnavailableError
         raise kind(str(report["failure"]))
-
-
-@contextlib.contextmanager
-def _node(settings: NodeSettings) -> Iterator[NodeControl]:
-    """The running node of this identity, or one of our own meanwhile."""
-    path = settings.control_path
-    try:
-        running = NodeControl(path, timeout=TRACE_TIMEOUT)
-    except UnavailableError:
-        running = None
-    if running is not None:
-        with running:
-            yield running
-        return
-    ensure_identity(settings)
-    from ntmpatch.runtime.node import own_node  # noqa: PLC0415 (heavy; a running node needs none)
-
-    own = own_node(settings)
-    try:
-        with NodeControl(path, timeout=TRACE_TIMEOUT) as node:
-            yield node
-    finally:
-        if own is not None:
-            own.stop()
 
 
 def figure(report: dict[str, Any]) -> Sequence[str]:

@@ -86,6 +86,10 @@ class NodeService(Protocol):
         """For ``ntmpatch trace``; blocks the greenlet; raises NameLookupError, OSError."""
         ...
 
+    def netcheck(self) -> dict[str, object]:
+        """For ``ntmpatch netcheck``; blocks the greenlet; raises OSError."""
+        ...
+
     def follow(self, after: int, patience: float) -> local.Events:
         """What happened behind an event; blocks the greenlet for ``patience`` seconds at most."""
         ...
@@ -132,6 +136,7 @@ class Door:
             local.Inform: self.sockets.inform,
             local.Status: self._status,
             local.Trace: self._trace,
+            local.Netcheck: self._netcheck,
             local.Follow: self._follow,
             local.Rebind: self._rebind,
             local.Wake: self._wake,
@@ -285,6 +290,9 @@ class Door:
 
     def _trace(self, request: local.Trace, _fds: list[int]) -> local.Record:
         return local.Report(msgspec.json.encode(self._service.trace(request.name)))
+
+    def _netcheck(self, _request: local.Netcheck, _fds: list[int]) -> local.Record:
+        return local.Report(msgspec.json.encode(self._service.netcheck()))
 
     def _follow(self, request: local.Follow, _fds: list[int]) -> local.Record:
         patience = min(max(request.patience, 0.0), MAX_PATIENCE)

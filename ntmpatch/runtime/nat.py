@@ -94,7 +94,7 @@ class NodeNat:
                 found += [Candidate(CandidateKind.MAPPED, each) for each in endpoints]
         return found
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> dict[str, dict[str, object]]:
         """For status output."""
         return {
             "ipv4": self._discovery.describe(is_ipv6=False),

@@ -152,6 +152,14 @@ class Node:
             )
         return self.peers.trace(name)
 
+    def netcheck(self) -> dict[str, object]:
+        """How the networks look, measured now."""
+        if isinstance(self.peers, StaticPeers):
+            raise OSError(
+                errno.EOPNOTSUPP, "this node has its peers from its configuration, and no servers"
+            )
+        return self.peers.netcheck()
+
     def follow(self, after: int, patience: float) -> local.Events:
         """What happened behind an event, for programs that want to know."""
         return self._events.after(after, patience)

@@ -25,6 +25,7 @@ from ntmpatch.runtime.ends import FAMILIES, NodeEnds
 from ntmpatch.runtime.handover import Handover, ends_connection
 from ntmpatch.runtime.interfaces import concrete
 from ntmpatch.runtime.nat import NodeNat
+from ntmpatch.runtime.netcheck import known_servers, probe_all, report
 from ntmpatch.runtime.packets import PacketSide, Route
 from ntmpatch.runtime.peer_events import NO_HANDSHAKE, PeerEvents
 from ntmpatch.runtime.peers_static import describe_peer
@@ -67,6 +68,8 @@ LEAVE_TIMEOUT = 1.0
 
 DOMAINS_TIMEOUT = 1.0
 """Seconds for the list of domains to come, behind a registration."""
+NETCHECK_PATIENCE = 4.0
+"""Seconds that `netcheck` gives a node that has just begun to register."""
 LOOKUP_TIMEOUT = 12.0
 """Seconds after which a look-up is given up whatever negotiation thinks: EAI_AGAIN."""
 
@@ -418,6 +421,21 @@ class ManagedPeers:
         if not self._negotiation.woken(payload, time.monotonic()):
             raise OSError(errno.EINVAL, "not a notification of this node's coordinator")
         self.carrier.wake()
+
+    def netcheck(self) -> dict[str, object]:
+        """How this machine's networks look to us, and to the servers; takes some seconds."""
+        self._registered.wait(timeout=NETCHECK_PATIENCE)
+        while self.nat.is_asking:
+            gevent.sleep(0.05)
+        servers = known_servers(self._negotiation, self._station.contacts(), self.nat.vantage)
+        return report(
+            self._negotiation.fqdn,
+            probe_all(servers),
+            self.nat,
+            self._handover.picture,
+            self._local_endpoints(),
+            is_registered=self._registered.is_set(),
+        )
 
     def describe(self, now: float) -> list[dict[str, object]]:
         """The peers for status output."""

@@ -130,6 +130,10 @@ class Station:
         """What the party said about this peer."""
         return self._contacts.get(public_key)
 
+    def contacts(self) -> tuple[Contact, ...]:
+        """What the party said about all peers."""
+        return tuple(self._contacts.values())
+
     def close(self) -> None:
         """Close links and ports."""
         for link in self._links.values():

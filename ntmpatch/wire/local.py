@@ -190,6 +190,10 @@ class Trace(Record, frozen=True):
     name: str
 
 
+class Netcheck(Record, frozen=True):
+    """Measure how the machine's networks look, and which servers answer: ``Report``."""
+
+
 class Follow(Record, frozen=True):
     """What happened behind event number ``after`` (-1: tell only that of the newest): ``Events``.
 
@@ -395,6 +399,7 @@ AnyRequest: TypeAlias = (
     | Inform
     | Status
     | Trace
+    | Netcheck
     | Follow
     | Rebind
     | Wake

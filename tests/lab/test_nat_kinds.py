@@ -59,3 +59,13 @@ def test_nodes_tell_how_their_nats_map(lab: Lab, tmp_path: Path) -> None:
     assert facts[Access.PORT_RESTRICTED]["endpoints"] == [f"{seen_host}:{NODE_PORT}"]
     ports = [int(end.rpartition(":")[2]) for end in facts[Access.SYMMETRIC]["endpoints"]]
     assert len(set(ports)) == 2
+
+    checked = nodes[Access.SYMMETRIC].netcheck()
+    assert checked["ipv4"]["mapping"] == "endpoint-dependent"
+    assert not checked["ipv6"]["usable"]
+    assert not checked["udp_blocked"]
+    answers = {(each["role"], each["protocol"]): each for each in checked["servers"]}
+    assert answers.keys() == {("AS", "UDP"), ("DC", "UDP"), ("NS", "TCP"), ("RS", "UDP")}
+    for each in checked["servers"]:
+        is_ipv6 = each["endpoint"].startswith("[")
+        assert each["reachable"] is not is_ipv6, each

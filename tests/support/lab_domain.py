@@ -160,6 +160,12 @@ class DomainNode:
             [*NTMPATCH, "trace", fqdn, *options, *self._options], timeout=60.0, env=environment
         )
 
+    def netcheck(self) -> Mapping[str, Any]:
+        """What `netcheck` tells of the running node."""
+        command: list[Word] = [*NTMPATCH, "netcheck", "--json", "--state", self.state]
+        facts: Mapping[str, Any] = json.loads(self.host.run(command, env=clean_environment()))
+        return facts
+
     def status(self) -> Mapping[str, Any]:
         """The facts of the node while a program runs under it."""
         command: list[Word] = [*NTMPATCH, "status", "--json", "--state", self.state]
