@@ -252,7 +252,7 @@ class Story:
 
     def _blackout(self) -> float:
         node = self.rng.choice(self.nodes)
-        ends_at = self.world.now + 10.0 ** self.rng.uniform(-1.0, 1.0)
+        ends_at: float = self.world.now + 10.0 ** self.rng.uniform(-1.0, 1.0)
         for access in node.attached:
             access.weather.blackout_until = ends_at
         self.world.run(ends_at - self.world.now)
