@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
-from mobility_story import BOUND, Recovery, Story
+from mobility_story import BOUNDS, Recovery, Story
 
 MAX_FAILURES = 40
 _CHUNK = 5
@@ -64,7 +64,7 @@ def report(recoveries: list[Recovery]) -> None:
     for kind, found in sorted(by_kind.items()):
         seconds = sorted(recovery.seconds for recovery in found)
         shares = [seconds[min(int(p * len(seconds)), len(seconds) - 1)] for p in _SHARES]
-        figures = [*shares, seconds[-1], BOUND]
+        figures = [*shares, seconds[-1], BOUNDS[kind]]
         possible = [recovery for recovery in found if recovery.could_be_direct]
         direct = sum(recovery.is_direct for recovery in possible)
         share = f"{100 * direct / len(possible):.1f} %" if possible else "-"

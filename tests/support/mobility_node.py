@@ -18,8 +18,9 @@ from ntmpatch.handover.paths import PathManager
 from ntmpatch.handover.ways import PathChanged, PortedEndpoint, Suspected
 from ntmpatch.negotiation.node import NodeNegotiation
 from ntmpatch.packet.tunnel.tunnel import Established, Expired, HeardElsewhere, Waiting
-from ntmpatch.runtime.ends import NodeEnds
+from ntmpatch.runtime.ends import FAMILIES, NodeEnds
 from ntmpatch.runtime.peers_managed import DOUBT
+from ntmpatch.runtime.server_ends import ServerEnds
 from ntmpatch.runtime.station import FIRST_RETRIES
 from ntmpatch.wire.control import CONTROL_BYTE
 from ntmpatch.wire.paths import PATH_BYTE, Candidate, CandidateKind
@@ -27,7 +28,7 @@ from ntmpatch.wire.relay import FRAME_DATA, RELAY_BYTE, RELAY_HEADER_SIZE
 from ntmpatch.wire.wireguard import MIN_DATA_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mobility_access import Access
     from mobility_world import Path, World, WorldDomain
@@ -82,6 +83,17 @@ class _Ports:
         self.turned[is_ipv6] = index
 
 
+class _Ends(NodeEnds):
+    """`NodeEnds` that asks the node's kernel for routes, and not this machine's."""
+
+    def __init__(self, has_route: Callable[[bool], bool]) -> None:
+        super().__init__()
+        self._has_route = has_route
+
+    def _has_way(self, endpoint: Endpoint) -> bool:
+        return self._has_route(endpoint.is_ipv6)
+
+
 class MobileNode(WorldSeat):
     """A node; ``attached`` are its access networks, the one that its kernel prefers first."""
 
@@ -112,7 +124,8 @@ class MobileNode(WorldSeat):
         rng = random.Random(world.rng.random())
         self.drops = DropCounter()
         self.ports = _Ports()
-        self.ends = NodeEnds()
+        self.ends = _Ends(lambda is_ipv6: self._route(is_ipv6) is not None)
+        self._server_ends: Any = ServerEnds(self.reachable, self._has_way)
         self.ends.use(self.ports)  # type: ignore[arg-type]  # what of a carrier is asked
         self.paths: PathManager[Any] = PathManager(
             self.tunnel.public_key,
@@ -137,7 +150,7 @@ class MobileNode(WorldSeat):
         self._asked_at: dict[str, float] = {}
         self._lookups: dict[int, str] = {}
         self._keys: dict[str, bytes] = {}
-        self._servers: dict[bytes, Contact] = {}
+        self._contacts: dict[bytes, Contact] = {}
         world.seats[key] = self
         self._attach(attached)
         self.ends.update(self._picture)
@@ -314,15 +327,12 @@ class MobileNode(WorldSeat):
                 self.party.relay_released(key, relay_key, now)
 
     def meet(self, contact: Contact, now: float) -> None:
+        self._contacts[contact.public_key] = contact
         if contact.role != "node":
-            self._servers[contact.public_key] = contact
             super().meet(contact, now)
+            self._server_ends.called(self.tunnel.peers[contact.public_key], contact, now)
             return
-        path: Any = None
-        if contact.relay is not None:
-            usable = self.reachable(contact.relay.endpoints)
-            relay = min(usable, key=self._is_other_family)
-            path = self.relays.take(contact.public_key, contact.relay, relay, now)
+        path = self._relayed(contact, now)
         peer = self.tunnel.peers.get(contact.public_key)
         if peer is None or peer.preshared_key != contact.preshared_key:
             peer = self.tunnel.add_peer(
@@ -335,28 +345,65 @@ class MobileNode(WorldSeat):
             peer.persistent_keepalive_interval = contact.persistent_keepalive_interval
         direct: list[Any] = self.reachable(contact.endpoints)
         ways = [path, *direct] if path is not None else direct
-        leaving = self.relays.replaced(contact.public_key)
         how = "relayed" if contact.relay is not None else "direct"
         self.world.tell(self.name, f"directed to {contact.name} {how}, ways {len(ways)}")
-        unique = list(dict.fromkeys(ways))
-        self.paths.watch(peer, unique, now, contact.endpoints, leaving=leaving)
+        self._watch(peer, ways, now, contact.endpoints)
         if contact.initiate:
             self._to_call.append(peer)
+
+    def _watch(
+        self, peer: Peer[Path], ways: list[Any], now: float, endpoints: Sequence[Endpoint] = ()
+    ) -> None:
+        unique = list(dict.fromkeys(ways))
+        leaving = self.relays.replaced(peer.public_key)
+        self.paths.watch(peer, unique, now, endpoints, leaving=leaving)
+
+    def _relayed(self, contact: Contact, now: float) -> Any:
+        if contact.relay is None:
+            return None
+        relay = min(self.reachable(contact.relay.endpoints), key=self._is_other_family)
+        return self.relays.take(contact.public_key, contact.relay, relay, now)
+
+    def _has_way(self, end: Endpoint) -> bool:
+        return self._route(end.is_ipv6) is not None
+
+    def _change_families(self, now: float) -> None:
+        for key, contact in self._contacts.items():
+            peer = self.tunnel.peers.get(key)
+            if peer is None:
+                continue
+            if contact.role != "node":
+                self._server_ends.moved(peer, contact)
+                continue
+            before = self.relays.path(key)
+            if before is not None and not self._has_way(before.relay):
+                path = self._relayed(contact, now) or self.reachable(contact.endpoints)[0]
+                self._watch(peer, [path], now)
+
+    def _turn_from_silent_servers(self) -> bool:
+        turned = [
+            self._server_ends.silent(peer, contact)
+            for key, contact in self._contacts.items()
+            if contact.role != "node" and (peer := self.tunnel.peers.get(key)) is not None
+        ]
+        return any(turned)
 
     def _is_other_family(self, end: Endpoint) -> bool:
         spoken_to = (
             self.tunnel.peers[key].endpoint
-            for key, contact in self._servers.items()
+            for key, contact in self._contacts.items()
             if contact.role == "dc" and key in self.tunnel.peers
         )
         return any(isinstance(each, Endpoint) and each.is_ipv6 != end.is_ipv6 for each in spoken_to)
 
-    def reachable(self, endpoints: tuple[Endpoint, ...]) -> list[Endpoint]:
+    def reachable(self, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
         """As Station.reachable; a way is where the kernel has a route."""
         routable = [end for end in endpoints if self._route(end.is_ipv6) is not None]
         return routable or list(endpoints)
 
     def part(self, public_key: bytes) -> None:
+        self._contacts.pop(public_key, None)
+        self._server_ends.forget(public_key)
         self.world.tell(self.name, "a peer is forgotten")
         self.relays.forget(public_key)
         super().part(public_key)
@@ -398,41 +445,26 @@ class MobileNode(WorldSeat):
     def _moved(self, *, is_interrupted: bool) -> None:
         now = self.clock()
         self.world.tell(self.name, "notices its networks")
-        is_move = self.ends.update(self._picture) or is_interrupted
+        changed = self.ends.update(self._picture)
+        families = FAMILIES if is_interrupted else changed
+        self._change_families(now)
         self.paths.closed(lambda path: not self.ends.is_open(path), now)
-        if is_move:
-            self._leave_network()
+        if families:
+            self._leave_network(families)
         else:
             self.paths.ends_changed(now)
             self.paths.reachable_at(self._candidates(), now)
         self.wake()
 
-    def _leave_network(self) -> None:
+    def _leave_network(self, families: frozenset[bool] = FAMILIES) -> None:
         now = self.clock()
         self.relays.refresh(now)
-        self._reach_servers()
-        self.paths.network_changed(now, self.ends.candidates(()), self.ends.is_preferred)
+        own = self.ends.candidates(())
+        self.paths.network_changed(now, own, lambda path: self.ends.is_preferred(path, families))
         for peer in list(self.tunnel.peers.values()):
             if peer.roams:
                 peer.keepalive(now)
         self.party.network_changed(self._local_endpoints(), now)
-
-    def _reach_servers(self, *, are_silent: bool = False) -> bool:
-        has_turned = False
-        for key, contact in self._servers.items():
-            peer = self.tunnel.peers.get(key)
-            if peer is None or not isinstance(peer.endpoint, Endpoint):
-                continue
-            before = peer.endpoint
-            others = [end for end in contact.endpoints if end.is_ipv6 != before.is_ipv6]
-            usable: list[Endpoint] = []
-            if are_silent:
-                usable = [end for end in others if self._route(end.is_ipv6) is not None]
-            elif self._route(before.is_ipv6) is None:
-                usable = self.reachable(contact.endpoints)
-            peer.endpoint = usable[0] if usable else before
-            has_turned = has_turned or peer.endpoint != before
-        return has_turned
 
     def _traffic(self, public_key: bytes) -> int:
         peer = self.tunnel.peers.get(public_key)
@@ -455,7 +487,7 @@ class MobileNode(WorldSeat):
             return
         if index is not None:
             self._turn_to(index)
-        elif self._reach_servers(are_silent=True):
+        elif self._turn_from_silent_servers():
             self.party.network_changed(self._local_endpoints(), self.clock())
         self.wake()
 

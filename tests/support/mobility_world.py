@@ -35,7 +35,7 @@ from ntmpatch.wire.control import CONTROL_BYTE
 from ntmpatch.wire.relay import FRAME_DATA, RELAY_BYTE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from domain import Ticket
     from mobility_access import Access
@@ -263,7 +263,7 @@ class WorldSeat:
         if contact.initiate:
             self._to_call.append(peer)
 
-    def reachable(self, endpoints: tuple[Endpoint, ...]) -> list[Endpoint]:
+    def reachable(self, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
         """Those that this machine has a way to."""
         return list(endpoints)
 

@@ -42,9 +42,9 @@ MAX_CALLS = 6
 MAX_UNCONFIRMED = 6
 """Sessions we offered one peer as responder and have not heard used: as many as it may call."""
 
-MAX_RETIRED = 8
-"""Sessions before the current one that still receive (WireGuard has one). As many as may be under
-way when both ends call again and again: whichever the peer uses has to be known here."""
+MAX_RETIRED = 6
+"""Sessions before the current one that still receive (WireGuard has one). Where both ends call at
+once with quick retries, the far end may send with any of those that we offered it."""
 
 MAX_HELD = 4
 """Initiations of keys that a route direction has yet to name (ours; Fig. 3 (15) and (17))."""

@@ -253,11 +253,14 @@ class Peer(Generic[E]):
             return
         times = self._tunnel.times
         answered = self.next
-        if answered is not None and now - answered.created_at < times.rekey_timeout:
+        # A peer with quick retries confirms soon, or has given its call up for another secret.
+        wait = self.first_retries[-1] if self.first_retries else times.rekey_timeout
+        if answered is not None and now < answered.created_at + wait:
             # The peer calls, and we have just answered: it confirms, or we call in our turn.
             timers = self._tunnel.timers
-            if timers.due_at((self, Alarm.NEW_HANDSHAKE)) is None:
-                timers.arm((self, Alarm.NEW_HANDSHAKE), answered.created_at + times.rekey_timeout)
+            due_at = timers.due_at((self, Alarm.NEW_HANDSHAKE))
+            if due_at is None or due_at > answered.created_at + wait:
+                timers.arm((self, Alarm.NEW_HANDSHAKE), answered.created_at + wait)
             return
         self._call(now)
 
@@ -444,12 +447,13 @@ class Peer(Generic[E]):
             # shortened times the first bound may lie before the session began.
             self.initiate(now)
 
-    def heard(self, size: int, now: float) -> None:
-        """Something authentic came: the peer lives."""
+    def heard(self, size: int, now: float, *, in_session: bool = True) -> None:
+        """Something authentic came: the peer lives; ``in_session``: and has a session with us."""
         self.rx_bytes += size
         self.waiting_since = None
         timers = self._tunnel.timers
-        timers.cancel((self, Alarm.NEW_HANDSHAKE))
+        if in_session:
+            timers.cancel((self, Alarm.NEW_HANDSHAKE))
         interval = self._persistent_keepalive_interval
         if interval is not None and timers.due_at((self, Alarm.PERSISTENT_KEEPALIVE)) is None:
             timers.arm((self, Alarm.PERSISTENT_KEEPALIVE), now + interval)

@@ -347,7 +347,7 @@ class Tunnel(Generic[E]):
         public, sealed_empty, keys = handshake.respond(ephemeral, peer.preshared_key)
         session = self._new_session(peer, keys, self._new_index(), sender, now)
         peer.offer(session)
-        peer.heard(len(message), now)
+        peer.heard(len(message), now, in_session=False)
         # The endpoint stays: after a restart of ours this may be a replay, from wherever an
         # attacker likes. What follows a true one is a packet of the session, and that moves it.
         response = RESPONSE_LAYOUT.pack(
