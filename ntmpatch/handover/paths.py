@@ -21,6 +21,7 @@ from ntmpatch.base.timers import TimerQueue
 from ntmpatch.handover import pace
 from ntmpatch.handover.candidates import Candidates, reachable
 from ntmpatch.handover.guessing import PortGuessing
+from ntmpatch.handover.probing import Prober
 from ntmpatch.handover.ways import (
     UNREACHABLE_AFTER,
     Alarm,
@@ -62,13 +63,12 @@ class PathManager(Generic[P]):
     ) -> None:
         """``keeps_warm``: paths by other networks than the preferred one are proven beforehand."""
         self._own_key = own_key
-        self._ends = ends
-        self._entropy = entropy
         self._drops = drops
         self._keeps_warm = keeps_warm
         self._peers: dict[bytes, PeerPaths[P]] = {}
         self._timers: TimerQueue[tuple[PeerPaths[P], Alarm, Way[P] | None]] = TimerQueue()
         self._events: deque[PathEvent] = deque()
+        self._prober: Prober[P] = Prober(self._timers, ends, entropy, drops, keeps_warm=keeps_warm)
         self._candidates: Candidates[P] = Candidates(self._timers, entropy, drops)
         self._guessing: PortGuessing[P] = PortGuessing(
             self._timers, entropy, ends.paths_to, open_ports, close_ports
@@ -98,12 +98,14 @@ class PathManager(Generic[P]):
             self._timers.arm((known, Alarm.LOOK_AROUND, None), now + pace.LOOK_AROUND_INTERVAL)
         for endpoint in endpoints:
             known.remember(endpoint, known.remotes.get(endpoint, 0))
-        fresh = self._expand(known)  # which may make room at the cost of what was there before
-        fresh += [way for path in paths if (way := self._add(known, path)) is not None]
+        fresh = self._prober.expand(
+            known
+        )  # which may make room at the cost of what was there before
+        fresh += [way for path in paths if (way := self._prober.add(known, path)) is not None]
         if peer.endpoint is None and paths:
             peer.endpoint = paths[0]
         elif peer.endpoint is not None:
-            self._add(known, peer.endpoint)
+            self._prober.add(known, peer.endpoint)
         for way in known.ways.values():
             way.leaving = way.path in leaving
         current, other = known.current, known.other()
@@ -114,7 +116,7 @@ class PathManager(Generic[P]):
         if first is not None and (known.suspected or current is None or not current.proven):
             # Nothing is known to work: the tunnel request goes where the direction says.
             self._use(known, first, now, abrupt=False, tell=False)
-        self._punch(known, fresh, now)
+        self._prober.punch(known, fresh, now)
 
     def forget(self, public_key: bytes) -> None:
         """The peer is gone."""
@@ -146,7 +148,7 @@ class PathManager(Generic[P]):
             for path in [path for path in known.ways if is_closed(path)]:
                 self.gone(known.peer.public_key, path)
             if known.peer.endpoint != in_use:
-                self._expand(known)
+                self._prober.expand(known)
                 if known.ways:
                     self._use(known, known.substitute(before), now, abrupt=True)
 
@@ -158,14 +160,14 @@ class PathManager(Generic[P]):
         known = self._peers.get(peer.public_key)
         if known is None or peer.newest_from is None:
             return
-        way = self._add(known, peer.newest_from) or known.ways.get(peer.newest_from)
+        way = self._prober.add(known, peer.newest_from) or known.ways.get(peer.newest_from)
         # An answer to our call proves where we called, and not where it seems to come from.
         is_called = peer.current is None or not peer.current.initiator
         if way is not None and not way.proven and (is_called or way is known.current):
             self._proven(known, way, now)
         if way is not None and way.rtt is None:  # silence is judged by how long an answer takes
-            self._challenge(known, way, now)
-        self._punch(known, known.ways.values(), now)
+            self._prober.challenge(known, way, now)
+        self._prober.punch(known, known.ways.values(), now)
         self._candidates.offer(known, now)
 
     def elsewhere(self, peer: Peer[P], path: P, size: int, now: float) -> None:
@@ -212,19 +214,19 @@ class PathManager(Generic[P]):
         for known in self._peers.values():
             known.forgive()
             for way in known.ways.values():
-                way.cost = self._cost(known, way.path)
+                way.cost = self._prober.cost(known, way.path)
                 if is_stale(way.path):
                     way.proven = False
                     way.pending.clear()
                     way.banned_until = now
-            fresh = self._expand(known)
+            fresh = self._prober.expand(known)
             if known.peer.endpoint is None and known.ways:
                 self._use(known, min(known.ways.values(), key=Way.order), now, abrupt=True)
             if known.peer.endpoint is None or is_stale(known.peer.endpoint):
                 self._end_trial(known)
                 self._try_all(known, now, used=True)
             else:
-                self._punch(known, fresh, now)
+                self._prober.punch(known, fresh, now)
             self._candidates.offer(known, now, afresh=True)
 
     def reachable_at(self, own: Sequence[Candidate], now: float) -> None:
@@ -237,8 +239,8 @@ class PathManager(Generic[P]):
         """There are more ends of ours, or others are preferred; what is proven still is."""
         for known in self._peers.values():
             for way in known.ways.values():
-                way.cost = self._cost(known, way.path)
-            self._punch(known, self._expand(known), now)
+                way.cost = self._prober.cost(known, way.path)
+            self._prober.punch(known, self._prober.expand(known), now)
 
     # --- what the runtime asks ---------------------------------------------------------------
 
@@ -256,7 +258,7 @@ class PathManager(Generic[P]):
             match alarm:
                 case Alarm.PROBE:
                     assert way is not None
-                    self._probe_again(known, way, now)
+                    self._prober.probe_again(known, way, now)
                 case Alarm.WATCH:
                     self._look(known, now)
                 case Alarm.SETTLE:
@@ -272,99 +274,32 @@ class PathManager(Generic[P]):
                 case Alarm.GUESS:
                     self._guessing.go_on(known, self._candidates.own, now)
 
+    def works_by(self, is_such: Callable[[P], bool]) -> bool:
+        """Whether data to anybody goes by such a path, and is answered."""
+        return any(
+            way.proven and not known.suspected and is_such(way.path)
+            for known in self._peers.values()
+            if (way := known.current) is not None
+        )
+
     def of(self, public_key: bytes) -> PeerPaths[P] | None:
         """A peer's paths, for status output."""
         return self._peers.get(public_key)
 
-    # --- probing -----------------------------------------------------------------------------
-
-    def _add(self, known: PeerPaths[P], path: P) -> Way[P] | None:
-        """A path that was not known; None if it was, or if there are too many."""
-        if path in known.ways:
-            return None
-        if len(known.ways) >= pace.MAX_WAYS and not self._make_room(known):
-            self._drops.drop(Drop.PATH_TOO_MANY)
-            return None
-        way = Way(path, self._ends.is_relayed(path), self._cost(known, path))
-        known.ways[path] = way
-        return way
-
-    def _cost(self, known: PeerPaths[P], path: P) -> int:
-        """What it costs at either end."""
-        theirs = 0 if (remote := self._ends.remote(path)) is None else known.remotes.get(remote, 0)
-        return max(self._ends.cost(path), theirs)
-
-    def _expand(self, known: PeerPaths[P]) -> list[Way[P]]:
-        """The ways that there are now to where the peer may be, and were not known."""
-        return [
-            way
-            for endpoint in reversed(known.remotes)
-            for path in self._ends.paths_to(endpoint)
-            if (way := self._add(known, path)) is not None
-        ]
-
-    def _punch(self, known: PeerPaths[P], ways: Iterable[Way[P]], now: float) -> None:
-        """Challenge those that are not known to work, and are wanted before they are needed."""
-        if known.peer.current is None:
-            return
-        allowed = 1 if self._keeps_warm else 0
-        for way in list(ways):
-            if not way.proven and way.cost <= allowed:
-                self._probe(known, way, pace.PUNCH_INTERVALS, now)
-
-    def _make_room(self, known: PeerPaths[P]) -> bool:
-        """Forget the oldest path that does not work."""
-        for path, way in known.ways.items():
-            if not way.proven and way is not known.current and path != known.trial_before:
-                self._timers.cancel((known, Alarm.PROBE, way))
-                del known.ways[path]
-                return True
-        return False
-
-    def _challenge(
-        self, known: PeerPaths[P], way: Way[P], now: float, *, used: bool = False
-    ) -> None:
-        identifier = self._entropy(wire.IDENTIFIER_SIZE)
-        message = PathMessage(wire.CHALLENGE, wire.USED if used else 0, identifier)
-        if known.peer.send_by(way.path, encode_path_message(message, padded=used), now):
-            while len(way.pending) >= pace.MAX_PENDING:
-                del way.pending[next(iter(way.pending))]
-            way.pending[identifier] = now
-
-    def _probe(
-        self,
-        known: PeerPaths[P],
-        way: Way[P],
-        intervals: Sequence[float],
-        now: float,
-        *,
-        used: bool = False,
-    ) -> None:
-        """Challenge a path until it answers, or ``intervals`` are over."""
-        way.intervals = intervals
-        way.attempt = 0
-        way.pending.clear()
-        self._challenge(known, way, now, used=used)
-        self._timers.arm((known, Alarm.PROBE, way), now + intervals[0])
-
-    def _probe_again(self, known: PeerPaths[P], way: Way[P], now: float) -> None:
-        way.attempt += 1
-        if way.attempt >= len(way.intervals):
-            way.proven = False
-            return
-        self._challenge(known, way, now, used=way is known.current and not known.on_trial)
-        self._timers.arm((known, Alarm.PROBE, way), now + way.intervals[way.attempt])
+    # --- answers -----------------------------------------------------------------------------
 
     def _challenged(
         self, known: PeerPaths[P], message: PathMessage, path: P, size: int, now: float
     ) -> None:
         answer = encode_path_message(PathMessage(wire.RESPONSE, 0, message.identifier))
         known.peer.send_by(path, answer, now)
-        way = self._add(known, path) or known.ways.get(path)
+        way = self._prober.add(known, path) or known.ways.get(path)
         if way is None:
             return
         if not way.proven and self._timers.due_at((known, Alarm.PROBE, way)) is None:
-            self._probe(known, way, pace.PUNCH_INTERVALS, now)  # what reaches us may be reached now
+            self._prober.probe(
+                known, way, pace.PUNCH_INTERVALS, now
+            )  # what reaches us may be reached now
         if message.flags & wire.USED and path == known.peer.endpoint:
             self._feed(known)  # followed before, for a packet too small to answer much
         elif message.flags & wire.USED and path == known.peer.newest_from:
@@ -382,14 +317,14 @@ class PathManager(Generic[P]):
         for candidate in reversed(reachable(message.candidates)):  # the best one is kept longest
             known.remember(candidate.endpoint, candidate.cost)
         for way in known.ways.values():
-            way.cost = self._cost(known, way.path)
-        self._expand(known)
-        self._punch(known, known.ways.values(), now)
+            way.cost = self._prober.cost(known, way.path)
+        self._prober.expand(known)
+        self._prober.punch(known, known.ways.values(), now)
         self._guessing.consider(known, self._candidates.own, now)
 
     def _answered(self, known: PeerPaths[P], message: PathMessage, path: P, now: float) -> None:
         if self._candidates.answered(known, message.identifier):
-            self._punch(known, known.ways.values(), now)
+            self._prober.punch(known, known.ways.values(), now)
             self._guessing.consider(known, self._candidates.own, now)
             return
         way = known.ways.get(path)
@@ -426,6 +361,8 @@ class PathManager(Generic[P]):
             self._settle_later(known, now)
         elif known.is_better(way, current, now):
             self._use(known, way, now, abrupt=False)
+        if known.suspected:
+            self._call_for_help_later(known, now)
 
     def _look_around(self, known: PeerPaths[P], now: float) -> None:
         """While there is traffic: is anything better there by now, and does what is warm live?"""
@@ -435,13 +372,13 @@ class PathManager(Generic[P]):
         known.heard_bytes = known.peer.rx_bytes
         if not is_in_use or current is None or known.suspected or known.on_trial:
             return
-        self._challenge(known, current, now)  # its round trip may be another by now
+        self._prober.challenge(known, current, now)  # its round trip may be another by now
         for way in list(known.ways.values()):
             is_idle = self._timers.due_at((known, Alarm.PROBE, way)) is None
             is_better = way.rank() < current.rank()
             is_warm = way.proven and (way.relayed or (self._keeps_warm and way.cost == 1))
             if way is not current and is_idle and (is_better or is_warm):
-                self._probe(known, way, pace.LOOK_INTERVALS, now)
+                self._prober.probe(known, way, pace.LOOK_INTERVALS, now)
 
     # --- silence -----------------------------------------------------------------------------
 
@@ -479,7 +416,10 @@ class PathManager(Generic[P]):
         for way in sorted(known.ways.values(), key=lambda way: way is current):
             rtt = way.timing()
             intervals = (rtt, rtt, 2 * rtt, 4 * rtt, 8 * rtt)
-            self._probe(known, way, intervals, now, used=used and way is current)
+            self._prober.probe(known, way, intervals, now, used=used and way is current)
+        self._call_for_help_later(known, now)
+
+    def _call_for_help_later(self, known: PeerPaths[P], now: float) -> None:
         if self._timers.due_at((known, Alarm.HELP, None)) is None:
             self._timers.arm((known, Alarm.HELP, None), now + known.help_interval)
 
@@ -524,13 +464,13 @@ class PathManager(Generic[P]):
         if tell:
             known.suspected = False
             known.false_alarms = 0
-            self._challenge(known, way, now, used=True)
+            self._prober.challenge(known, way, now, used=True)
             self._watch_again(known, now)
             self._events.append(PathChanged(known.peer.public_key, abrupt))
 
     def _follow(self, known: PeerPaths[P], path: P, size: int, now: float, *, told: bool) -> None:
         """The peer sends by ``path``: do so as well, on trial if it has not been proven."""
-        self._add(known, path)
+        self._prober.add(known, path)
         way, current = known.ways.get(path), known.current
         if way is None or now < way.banned_until:
             return
@@ -547,13 +487,15 @@ class PathManager(Generic[P]):
                 self._end_trial(known)
                 known.peer.endpoint = path
                 known.changed_at = now
+                known.suspected = False
+                self._watch_again(known, now)
                 self._events.append(changed)
             elif (
                 current is not None
                 and now - current.answered_at > pace.DOUBT
                 and self._timers.due_at((known, Alarm.PROBE, current)) is None
             ):  # what is heard says nothing of the path that we send by
-                self._probe(known, current, (current.timing(),) * 3, now)
+                self._prober.probe(known, current, (current.timing(),) * 3, now)
             return
         if not known.on_trial:
             known.trial_before = known.peer.endpoint
@@ -563,7 +505,7 @@ class PathManager(Generic[P]):
         known.peer.budget = max(3 * size, pace.MIN_BUDGET)
         known.changed_at = now
         trial = max(4 * way.timing(), pace.MIN_TRIAL)
-        self._probe(known, way, (trial / 6, trial / 3, trial / 2), now)
+        self._prober.probe(known, way, (trial / 6, trial / 3, trial / 2), now)
         self._timers.arm((known, Alarm.TRIAL, None), now + trial)
         self._events.append(changed)
 

@@ -44,6 +44,7 @@ from ntmpatch.signalling.effects import (
     Resolved,
     Unresolved,
 )
+from ntmpatch.signalling.errors import Silent
 from ntmpatch.wire import local
 
 if TYPE_CHECKING:
@@ -369,7 +370,8 @@ class ManagedPeers:
         """A path by another network is better than what the preferred one has: so may all be."""
         peer = self.carrier.tunnel.peers.get(public_key)
         index = self._ends.interface_of(peer.endpoint if peer is not None else None)
-        if index is not None:
+        # While others are well where they are it may be the peer's own path, and no network.
+        if index is not None and not self._paths.works_by(self._ends.is_preferred):
             self._turn_to(index)
 
     def _doubt_network(self, now: float) -> None:
@@ -477,7 +479,7 @@ class ManagedPeers:
     def _prefixes(self) -> tuple[str, ...]:
         return self._negotiation.virtual_prefixes()
 
-    def _effect(self, effect: Effect, _now: float) -> None:
+    def _effect(self, effect: Effect, now: float) -> None:
         match effect:
             case Contact():
                 self._names[effect.public_key] = effect.name
@@ -512,6 +514,8 @@ class ManagedPeers:
                 self._threadpool.spawn(self._save, effect.state)
             case Failed() if effect.fatal:
                 self._on_standing(effect.error)
+            case Failed() if isinstance(effect.error, Silent):
+                self._doubt_network(now)
             case Left():
                 self._left.set()
             case Ready():

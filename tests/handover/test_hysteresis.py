@@ -37,7 +37,7 @@ def test_a_word_that_crossed_ours_moves_nobody_to_the_worse_path(has_just_change
     assert ours is not None
     assert theirs is not None
     # B took the direct path for dead, in the instant in which A changed to it or long after.
-    b.paths._challenge(theirs, theirs.ways[Relayed(RELAY)], net.now, used=True)
+    b.paths._prober.challenge(theirs, theirs.ways[Relayed(RELAY)], net.now, used=True)
     net.run(net.delay)
     ours.changed_at = net.now if has_just_changed else net.now - 1.0
     net.run(0.1)

@@ -472,7 +472,7 @@ class MobileNode(WorldSeat):
 
     def _follow_network(self, path: Any) -> None:
         index = self.ends.interface_of(path)
-        if index is not None:
+        if index is not None and not self.paths.works_by(self.ends.is_preferred):
             self._turn_to(index)
 
     def _doubt_network(self) -> None:
