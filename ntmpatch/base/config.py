@@ -69,7 +69,7 @@ class NodeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     multipath: Literal["failover", "standby"] = "failover"
     """Other networks than the preferred one: tried when that fails, or kept warm for it."""
     port_mapping: bool = True
-    """Ask the router for a port that everybody reaches, by PCP or NAT-PMP."""
+    """Ask the router for a port that everybody reaches, by PCP, NAT-PMP or UPnP."""
     reserve_relay: bool = True
     """Hold a relay in reserve for each peer that is in use directly, so that data goes on at once
     when the direct path dies."""

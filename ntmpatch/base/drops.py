@@ -133,6 +133,10 @@ class Drop(StrEnum):
     NATPMP_VERSION = "nat-pmp: another version"
     NATPMP_OPCODE = "nat-pmp: no response to what a client asks"
     NATPMP_NO_ADDRESS = "nat-pmp: an answer without an address or a port"
+    UPNP_MALFORMED = "upnp: not what a gateway answers"
+    UPNP_ELSEWHERE = "upnp: a place that is not at the router"
+    UPNP_NO_SERVICE = "upnp: a gateway without a service that maps ports"
+    UPNP_REFUSED = "upnp: the gateway does not map the port"
     PORT_MAPPING_UNASKED = "port mapping: an answer to what was not asked"
 
     # DNS

@@ -1,4 +1,4 @@
-"""A port of the router's for ours: PCP (RFC 6887), or NAT-PMP (RFC 6886) where it is older.
+"""A port of the router's for ours, by PCP (RFC 6887), NAT-PMP (RFC 6886) or UPnP; sans-I/O.
 
 A router that does so makes a node behind a symmetric NAT as reachable as one before it. It is asked
 when the node comes to its network, and again at half the lifetime of what it gave; a router that
@@ -29,6 +29,8 @@ MAX_LIFETIME = 86400
 PCP_INTERVALS = (0.5, 1.0, 2.0, 4.0)
 NATPMP_INTERVALS = (0.25, 0.5, 1.0, 2.0)
 """Seconds between tries; the RFCs' own go on for minutes, as they have nothing else to do."""
+UPNP_INTERVALS = (30.0,)
+"""Its exchanges, of HTTP, are the runtime's, and are over before."""
 PAUSE = 1800.0
 """Seconds until a router that offered nothing is asked again."""
 MIN_PAUSE = 60.0
@@ -62,6 +64,14 @@ class Router(NamedTuple):
 class _Protocol(enum.Enum):
     PCP = "pcp"
     NATPMP = "nat-pmp"
+    UPNP = "upnp"
+
+
+_INTERVALS = {
+    _Protocol.PCP: PCP_INTERVALS,
+    _Protocol.NATPMP: NATPMP_INTERVALS,
+    _Protocol.UPNP: UPNP_INTERVALS,
+}
 
 
 class PortMapping:
@@ -90,6 +100,7 @@ class PortMapping:
         self._external = ""
         """NAT-PMP tells the address in an answer of its own."""
         self._transmits: deque[tuple[Endpoint, bytes]] = deque()
+        self._upnp: Router | None = None
 
     def use(self, router: Router | None, now: float) -> None:
         """Everything leaves by this network from now on; None: nobody can be asked."""
@@ -99,6 +110,7 @@ class PortMapping:
         self._epoch, self._external = None, ""
         self._set(None)
         self._due_at = None
+        self._upnp = None
         if router is not None:
             self._nonce = self._entropy(pcp.NONCE_SIZE)
             self._begin(_Protocol.PCP, now)
@@ -114,6 +126,22 @@ class PortMapping:
         """The next datagram, and where it goes."""
         return self._transmits.popleft() if self._transmits else None
 
+    def poll_upnp(self) -> Router | None:
+        """Whom to ask by UPnP now; `upnp_done` tells what came of it."""
+        router, self._upnp = self._upnp, None
+        return router
+
+    def upnp_done(self, router: Router, external: Endpoint | None, now: float) -> bool:
+        """``external``: what the router mapped; whether that is of use, and to be kept."""
+        if router != self._router or self._protocol is not _Protocol.UPNP or not self._is_asking:
+            return False
+        if external is None:
+            self._set(None)
+            self._rest(PAUSE, now)
+        else:
+            self._have(external, LIFETIME, now)
+        return self.mapped is not None
+
     def poll_timeout(self) -> float | None:
         """When ``handle_timeout`` wants to be called."""
         return self._due_at
@@ -124,7 +152,7 @@ class PortMapping:
             return
         if now >= self._expires_at:
             self._set(None)
-        intervals = PCP_INTERVALS if self._protocol is _Protocol.PCP else NATPMP_INTERVALS
+        intervals = _INTERVALS[self._protocol]
         if not self._is_asking:
             self._begin(_Protocol.PCP if self.mapped is None else self._protocol, now)
         elif self._attempt + 1 < len(intervals):
@@ -133,6 +161,8 @@ class PortMapping:
             self._due_at = now + intervals[self._attempt]
         elif self._protocol is _Protocol.PCP and self.mapped is None:
             self._begin(_Protocol.NATPMP, now)
+        elif self._protocol is _Protocol.NATPMP and self.mapped is None:
+            self._begin(_Protocol.UPNP, now)
         else:
             self._rest(PAUSE, now)
 
@@ -166,12 +196,14 @@ class PortMapping:
         self._is_asking = True
         self._attempt = 0
         self._ask(LIFETIME)
-        intervals = PCP_INTERVALS if protocol is _Protocol.PCP else NATPMP_INTERVALS
-        self._due_at = now + intervals[0]
+        self._due_at = now + _INTERVALS[protocol][0]
 
     def _ask(self, lifetime: int) -> None:
         router = self._router
         assert router is not None
+        if self._protocol is _Protocol.UPNP:
+            self._upnp = router if lifetime else None
+            return
         server = Endpoint(router.gateway, pcp.SERVER_PORT)
         if self._protocol is _Protocol.PCP:
             request = pcp.map_request(

@@ -171,3 +171,25 @@ def test_another_network_ends_the_mapping_and_asks_there() -> None:
     box.run(1.0)
     assert box.changes[-1] == Endpoint(OUTSIDE, 40001)
     assert box.asked[-1][2] == LIFETIME
+
+
+def test_upnp_comes_last_and_only_its_last_question_counts() -> None:
+    router = Router("10.0.0.1", "10.0.0.2", 4460)
+    external = Endpoint("5.5.5.1", 4460)
+    mapping = PortMapping(entropy=bytes, drops=DropCounter(), on_change=lambda: None)
+    mapping.use(router, 0.0)
+    asked = None
+    while asked is None:
+        due_at = mapping.poll_timeout()
+        assert due_at is not None
+        assert due_at < 60.0
+        mapping.handle_timeout(due_at)
+        asked = mapping.poll_upnp()
+    assert asked == router
+    assert not mapping.upnp_done(router._replace(gateway="10.0.0.9"), external, 20.0)
+    assert mapping.upnp_done(router, external, 20.0)
+    assert (mapping.mapped, mapping.poll_timeout()) == (external, 20.0 + LIFETIME / 2)
+    mapping.handle_timeout(20.0 + LIFETIME / 2)
+    assert mapping.poll_upnp() == router
+    assert not mapping.upnp_done(router, None, 20.0 + LIFETIME / 2)
+    assert mapping.mapped is None

@@ -36,7 +36,7 @@ CONFIGURATION = """\
 ext_ifname=eth1
 listening_ip=eth0
 enable_natpmp=yes
-enable_upnp=no
+enable_upnp=yes
 upnp_table_name=filter
 upnp_nat_table_name=filter
 upnp_forward_chain=miniupnpd
@@ -58,7 +58,7 @@ def _run_daemon(lab: Lab, router: Host) -> None:
 
 @pytest.mark.lab
 @pytest.mark.once
-@pytest.mark.parametrize("protocol", ["pcp", "nat-pmp"])
+@pytest.mark.parametrize("protocol", ["pcp", "nat-pmp", "upnp"])
 def test_a_port_that_the_router_maps_is_reached_from_outside(lab: Lab, protocol: str) -> None:
     if shutil.which("miniupnpd") is None:
         pytest.skip("needs miniupnpd")

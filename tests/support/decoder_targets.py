@@ -21,6 +21,7 @@ from name_server import Asked
 from party_fuzz import PARTIES, PartyPlay
 from path_target import path_messages
 from stun_target import stun_messages
+from upnp_target import upnp_documents
 
 from ntmpatch.base.addresses import Endpoint, normalise_fqdn, parse_endpoint
 from ntmpatch.base.config import parse_serve_config
@@ -78,6 +79,7 @@ def all_targets() -> list[Target]:
         _packets(),
         _pcp(),
         _natpmp(),
+        upnp_documents(),
         stun_messages(),
         *(_party(role) for role in PARTIES),
     ]

@@ -1,8 +1,10 @@
-"""Ask a router for a mapping by PCP or NAT-PMP, print it, and wait for a datagram from outside."""
+"""Ask a router for a mapping by PCP, NAT-PMP or UPnP, print it, and wait for a datagram."""
 
 import socket
 import sys
 
+from ntmpatch.handover.portmapping import Router
+from ntmpatch.runtime.upnp import map_port, unmap_port
 from ntmpatch.wire import natpmp, pcp
 
 protocol, local_address, router = sys.argv[1:]
@@ -20,6 +22,9 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         assert answer.mapping is not None, answer
         assert answer.result == pcp.SUCCESS, answer
         host, port = answer.mapping.external
+    elif protocol == "upnp":
+        gateway = Router(router, local_address, PORT)
+        (host, port), service = map_port(gateway, 3600)
     else:
         found = natpmp.decode_untrusted(ask(natpmp.address_request()))
         assert isinstance(found, natpmp.ExternalAddress), found
@@ -28,3 +33,5 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         host, port = found.host, mapped.external_port
     print("mapped", host, port, "end", flush=True)
     print("received", sock.recv(100).decode(), flush=True)
+    if protocol == "upnp":
+        unmap_port(gateway, service)
