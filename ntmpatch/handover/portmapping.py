@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 LIFETIME = 3600
 """Seconds that are asked for; routers may give less."""
-MIN_LIFETIME = 120
 MAX_LIFETIME = 86400
+MIN_RENEWAL = 4.0
+"""Seconds between renewals (RFC 6887, section 11.2.1), whatever the router gives."""
 PCP_INTERVALS = (0.5, 1.0, 2.0, 4.0)
 NATPMP_INTERVALS = (0.25, 0.5, 1.0, 2.0)
 """Seconds between tries; the RFCs' own go on for minutes, as they have nothing else to do."""
@@ -102,9 +103,12 @@ class PortMapping:
         self._transmits: deque[tuple[Endpoint, bytes]] = deque()
         self._upnp: Router | None = None
 
-    def use(self, router: Router | None, now: float) -> None:
-        """Everything leaves by this network from now on; None: nobody can be asked."""
-        if router == self._router:
+    def use(self, router: Router | None, now: float, *, afresh: bool = False) -> None:
+        """Everything leaves by this network from now on; None: nobody can be asked.
+
+        ``afresh``: what looks like the same network may be another.
+        """
+        if router == self._router and not afresh:
             return
         self._router = router
         self._epoch, self._external = None, ""
@@ -263,12 +267,12 @@ class PortMapping:
             self._have(Endpoint(self._external, answer.external_port), answer.lifetime, now)
 
     def _have(self, external: Endpoint, lifetime: int, now: float) -> None:
-        seconds = min(max(lifetime, MIN_LIFETIME), MAX_LIFETIME)
+        seconds = min(lifetime, MAX_LIFETIME)
         address = ipaddress.ip_address(external.host)
         is_outside = not any(address in network for network in _NOT_OUTSIDE)
         self._is_asking = False
         self._expires_at = now + seconds
-        self._due_at = now + seconds / 2
+        self._due_at = now + max(seconds / 2, MIN_RENEWAL)
         router = self._router
         is_ours = router is not None and external.host == router.local
         self._set(external if is_outside and not is_ours else None)

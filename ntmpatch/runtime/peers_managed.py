@@ -333,7 +333,7 @@ class ManagedPeers:
         self._station.trace("5.1", message="change of local addresses", at=change.heard_at)
         self._events.networks_changed(change)
         changed = self._ends.update(change.new)
-        self._use_router()
+        self._use_router(afresh=change.interrupted)
         moved = FAMILIES if change.interrupted else changed
         now = time.monotonic()
         self._station.change_families()
@@ -345,10 +345,10 @@ class ManagedPeers:
             self._paths.reachable_at(self._candidates(), now)
         self.carrier.wake()
 
-    def _use_router(self) -> None:
+    def _use_router(self, *, afresh: bool = False) -> None:
         if self._settings.maps_port:
-            network = self._ends.chosen(is_ipv6=False)
-            self.port_mapping.use(network, self.carrier, time.monotonic())
+            network, now = self._ends.chosen(is_ipv6=False), time.monotonic()
+            self.port_mapping.use(network, self.carrier, now, afresh=afresh)
 
     def _leave_network(
         self, is_dead: Callable[[Endpoint | None], bool], families: frozenset[bool] = FAMILIES

@@ -38,15 +38,17 @@ class NodePortMapping:
         self._upnp: tuple[Router, Service] | None = None
         """What UPnP has mapped the port by, and where."""
 
-    def use(self, network: Network | None, carrier: Carrier, now: float) -> None:
-        """The IPv4 network that everything leaves by is this one."""
+    def use(
+        self, network: Network | None, carrier: Carrier, now: float, *, afresh: bool = False
+    ) -> None:
+        """The IPv4 network that everything leaves by is this one; ``afresh``: or looks like it."""
         port = next((end.port for end in carrier.local_endpoints if not end.is_ipv6), None)
         router = None
         if network is not None and network.gateway and port is not None:
             router = Router(network.gateway, network.address, port)
         if self._upnp is not None and self._upnp[0] != router:
             self._unmap()
-        self._mapping.use(router, now)
+        self._mapping.use(router, now, afresh=afresh)
 
     def datagram(self, buffer: memoryview, source: Endpoint) -> bool:
         """Claim what the router's own port sends."""
