@@ -152,6 +152,7 @@ class NatDiscovery:
             self._timers.cancel(transaction_id)
         self._questions.clear()
         self._transmits.clear()
+        before = {is_ipv6: _place(family) for is_ipv6, family in self._families.items()}
         for is_ipv6, family in self._families.items():
             family.local = frozenset(end for end in local if end.is_ipv6 == is_ipv6)
             family.seen = []
@@ -160,8 +161,16 @@ class NatDiscovery:
         for server in dict.fromkeys(vantage):
             if self._families[server.is_ipv6].local:
                 self._ask(server, now)
-        for is_ipv6 in self._families:
-            self._conclude(is_ipv6)
+        for is_ipv6, family in self._families.items():
+            # Where nothing has moved, what was known holds until the answers say otherwise.
+            if _place(family) != before[is_ipv6] or not self._asks(is_ipv6):
+                self._conclude(is_ipv6)
+
+    def _asks(self, is_ipv6: bool) -> bool:
+        return any(
+            not question.is_over and question.server.is_ipv6 == is_ipv6
+            for question in self._questions.values()
+        )
 
     def receive(self, datagram: bytes | memoryview, source: Endpoint, now: float) -> None:
         """A STUN message came to the port that we ask from."""
@@ -183,7 +192,8 @@ class NatDiscovery:
         family.seen.append(Seen(source, answer.mapped, rtt))
         order = [None, *(each.server for each in self._questions.values())]
         family.seen.sort(key=lambda seen: order.index(seen.server))
-        self._conclude(source.is_ipv6)
+        if family.snapshot.mapping is not Mapping.DEPENDENT or not self._asks(source.is_ipv6):
+            self._conclude(source.is_ipv6)
 
     def poll_transmit(self) -> tuple[Endpoint, bytes] | None:
         """A request to send, from the port that everybody's tunnels use."""
@@ -202,6 +212,8 @@ class NatDiscovery:
                 self._send(question, now)
             else:
                 question.is_over = True
+                if not self._asks(question.server.is_ipv6):
+                    self._conclude(question.server.is_ipv6)
 
     def describe(self, is_ipv6: bool) -> dict[str, object]:
         """A family for status output."""
@@ -233,6 +245,11 @@ class NatDiscovery:
         if snapshot != family.snapshot:
             family.snapshot = snapshot
             self._on_change(is_ipv6)
+
+
+def _place(family: _Family) -> tuple[frozenset[Endpoint], list[Endpoint]]:
+    """Where a family is, as far as it is known without asking: another one is a move."""
+    return family.local, [each.endpoint for each in family.seen if each.server is None]
 
 
 def conclusion(seen: Sequence[Seen], local: frozenset[Endpoint]) -> Reflexive:

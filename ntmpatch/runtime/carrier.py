@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from ntmpatch.wire.segments import SuperSegment
 
 
+_SHARED = frozenset((0x00, 0x01, RELAY_BYTE))
+"""First bytes at a relay server: of STUN, of its answers and of tunnel requests, of frames."""
+MAX_SMALL = 64
+
+
 class StreamLink(Protocol):
     """A TCP connection that carries tunnel messages (the notification service's link)."""
 
@@ -315,12 +320,37 @@ class Carrier:
             self._on_event(event, now)
 
     def _batch(self, buffer: memoryview, segment_size: int, source: Endpoint) -> None:
+        if (
+            len(buffer) > segment_size
+            and buffer[0] in _SHARED
+            and self._part(buffer, segment_size, source)
+        ):
+            return
         if self._on_datagram is not None and self._on_datagram(buffer, segment_size, source):
             return
         if len(buffer) > RELAY_HEADER_SIZE and buffer[0] == RELAY_BYTE:
             self._relayed_batch(buffer, segment_size, source)
             return
         self.receive(buffer, segment_size, source)
+
+    def _part(self, buffer: memoryview, segment_size: int, source: Endpoint) -> bool:
+        """Take apart what the kernel has merged of a relay server's port; False: it is of one kind.
+
+        Only the last datagram may be of another size, and so of another kind, but where all are
+        as small as STUN and the answers to bindings.
+        """
+        if segment_size <= MAX_SMALL:
+            for start in range(0, len(buffer), segment_size):
+                segment = buffer[start : start + segment_size]
+                self._batch(segment, len(segment), source)
+            return True
+        start = (len(buffer) - 1) // segment_size * segment_size
+        last = buffer[start:]
+        if last[0] == buffer[0]:
+            return False
+        self._batch(buffer[:start], segment_size, source)
+        self._batch(last, len(last), source)
+        return True
 
     def _relayed_batch(self, buffer: memoryview, segment_size: int, source: Endpoint) -> None:
         relays = self._relays

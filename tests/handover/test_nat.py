@@ -168,6 +168,15 @@ def test_after_a_move_everything_is_learnt_anew() -> None:
     assert mappings == [*once, Mapping.INDEPENDENT]
 
 
+@pytest.mark.parametrize("dependence", DEPENDENCE)
+def test_a_second_look_without_a_move_forgets_nothing_meanwhile(dependence: str) -> None:
+    site = Site(Nat(dependence))
+    site.look(RELAY, OTHER_RELAY)
+    known, told = site.discovery.snapshot(is_ipv6=False).mapping, len(site.changes)
+    site.look(OTHER_RELAY, RELAY)
+    assert {mapping for is_ipv6, mapping in site.changes[told:] if not is_ipv6} <= {known}
+
+
 def test_only_who_was_asked_is_believed_and_only_once() -> None:
     site = Site(Nat("endpoint-independent"))
     discovery = site.discovery

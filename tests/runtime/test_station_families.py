@@ -68,3 +68,22 @@ def test_a_relay_is_reached_in_the_family_that_the_coordinator_is(station: Stati
         assert getattr(relayed, "relay", None) == station.tunnel.peers[SERVER].endpoint
         station.tunnel.peers[PEER].endpoint = None
         station.turn_from_silent_servers()
+
+
+def test_what_the_kernel_merges_of_a_relay_servers_port_is_taken_apart(station: Station) -> None:
+    """UDP_GRO: datagrams of one flow and one size, and a smaller one behind them."""
+    seen: list[bytes] = []
+
+    def claim(buffer: memoryview, segment_size: int, _source: Endpoint) -> bool:
+        starts = range(0, len(buffer), segment_size)
+        assert len({buffer[at] for at in starts}) == 1, "of one kind"
+        seen.extend(bytes(buffer[at : at + segment_size]) for at in starts)
+        return True
+
+    station.carrier._on_datagram = claim
+    frame, small = b"\xc1" + bytes(200), b"\xc1" + bytes(31)
+    stun = b"\x01\x01" + bytes(30)
+    for batch, size in (([frame, frame, stun], 201), ([stun, small, stun], 32), ([frame] * 3, 201)):
+        seen.clear()
+        station.carrier._batch(memoryview(b"".join(batch)), size, IPV4)
+        assert seen == batch
