@@ -100,6 +100,10 @@ class Node:
         self.nat = nat
         self.ends: dict[str, tuple[Endpoint, Nat | None]] = {}
         """Other ends, by name."""
+        self.others: dict[bool, Endpoint] = {}
+        """By family (is it IPv6), where the preferred end is in another one than ``endpoint``'s."""
+        self.relay: Endpoint | None = None
+        """The only address of the relay that it has a way to; None: that of its peer."""
         self.costs: dict[str, int] = {}
         self.tunnel: Tunnel[Path] = Tunnel(
             rng.randbytes(32),
@@ -136,7 +140,14 @@ class Node:
         return [endpoint, *further] if self._has_way(endpoint) else [*further]
 
     def _has_way(self, path: Path) -> bool:
-        return not isinstance(path, Endpoint) or path.is_ipv6 == self.endpoint.is_ipv6
+        if isinstance(path, Relayed):
+            return self.relay in (None, path.relay)
+        return not isinstance(path, Endpoint) or self.source(path) is not None
+
+    def source(self, destination: Endpoint) -> Endpoint | None:
+        """Where the preferred end is in the family of ``destination``; None: it is not."""
+        is_same = self.endpoint.is_ipv6 == destination.is_ipv6
+        return self.endpoint if is_same else self.others.get(destination.is_ipv6)
 
     def _open_ports(self, endpoint: Endpoint, count: int) -> list[Path]:
         opened: list[Path] = []
@@ -155,7 +166,8 @@ class Node:
     def all_ends(self) -> list[tuple[str, Endpoint, Nat | None]]:
         """Where datagrams leave and arrive; the preferred end has no name."""
         others = [(name, *end) for name, end in self.ends.items()]
-        return [("", self.endpoint, self.nat), *others]
+        further = [("", end, None) for end in self.others.values()]
+        return [("", self.endpoint, self.nat), *further, *others]
 
     @property
     def seen(self) -> Endpoint:
@@ -311,6 +323,8 @@ class PathNet:
             source, nat = node.ends[path.end]
         destination = path if isinstance(path, Endpoint) else path[-1]
         assert isinstance(destination, Endpoint)
+        if isinstance(path, Endpoint):
+            source = node.source(path) or source
         if source.is_ipv6 != destination.is_ipv6:
             return
         node.sent_to[destination] = node.sent_to.get(destination, 0) + len(data)
@@ -321,10 +335,12 @@ class PathNet:
         if isinstance(path, Relayed):
 
             def relay() -> None:
+                far = self.nodes[1 - index]
+                via = path if far.relay is None else Relayed(far.relay)
                 is_up = self.relay_is_up and path.relay not in self.unbound
                 to = self.bound.get(1 - index)
                 if is_up and self.bound.get(index) == source and to is not None:
-                    arrive = lambda: self._arrive(path.relay, to, data, path)  # noqa: E731  # a closure of this datagram
+                    arrive = lambda: self._arrive(via.relay, to, data, via)  # noqa: E731  # a closure of this datagram
                     self.at(self.now + self.delay, arrive)
 
             self.at(self.now + self.relay_delay, relay)
