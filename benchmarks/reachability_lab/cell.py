@@ -25,8 +25,9 @@ CONNECT_TIMEOUT = 40.0
 """Seconds that the caller has for its first UDP and TCP answer."""
 SETTLED = 2.0
 """Seconds that a path has to stay as it is, to be called the one at the end."""
-FEW_PACKETS = 10
-"""In a second at the relay: a relayed call makes some 100, a direct one but keep-alives."""
+FEW_PACKETS = 40
+"""In a second at the relay: a relayed call makes some 100, a direct one but keep-alives, or the
+handshake of a session in reserve, which falls into that second when a call is direct at once."""
 COUNT_RELAYED = f"""
     table inet lab_count {{
         chain arriving {{
