@@ -13,6 +13,8 @@ DOUBT = 0.5
 """Seconds without an answer by the path in use, while the peer sends by another one."""
 GRACE_RTTS = 1.25
 """Round trips that the path in use has to answer before another one that answered is taken."""
+MIN_GRACE = 0.06
+"""Seconds: time for three challenges where the round trip is short, as one alone is soon lost."""
 MAX_FURTHER_GRACE = 0.5
 """Hysteresis: seconds beyond that, at most, where paths were left before, not long ago."""
 MAX_UNREACHABLE_INTERVAL = 8.0

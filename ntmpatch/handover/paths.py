@@ -27,6 +27,7 @@ from ntmpatch.handover.ways import (
     Alarm,
     PathChanged,
     PathEvent,
+    PathLost,
     PeerPaths,
     Suspected,
     Unreachable,
@@ -67,7 +68,7 @@ class PathManager(Generic[P]):
         self._keeps_warm = keeps_warm
         self._peers: dict[bytes, PeerPaths[P]] = {}
         self._timers: TimerQueue[tuple[PeerPaths[P], Alarm, Way[P] | None]] = TimerQueue()
-        self._events: deque[PathEvent] = deque()
+        self._events: deque[PathEvent[P]] = deque()
         self._prober: Prober[P] = Prober(self._timers, ends, entropy, drops, keeps_warm=keeps_warm)
         self._candidates: Candidates[P] = Candidates(self._timers, entropy, drops)
         self._guessing: PortGuessing[P] = PortGuessing(
@@ -108,7 +109,7 @@ class PathManager(Generic[P]):
             self._prober.add(known, peer.endpoint)
         for way in known.ways.values():
             way.leaving = way.path in leaving
-        current, other = known.current, known.other()
+        current, other = known.current, known.other(known.suspected_at)
         if current is not None and current.leaving and other is not None and not other.leaving:
             current = other
             self._use(known, other, now, abrupt=False)
@@ -173,7 +174,10 @@ class PathManager(Generic[P]):
     def elsewhere(self, peer: Peer[P], path: P, size: int, now: float) -> None:
         """The peer's newest data, ``size`` bytes, came by ``path``, which is not its endpoint."""
         known = self._peers.get(peer.public_key)
-        if known is not None and path == peer.newest_from != peer.endpoint:
+        if known is None or path != peer.newest_from or path == peer.endpoint:
+            return
+        # What is under way says where the peer has sent to, and not where it does.
+        if not known.is_under_way(now):
             self._follow(known, path, size, now, told=False)
 
     def waiting(self, peer: Peer[P], now: float) -> None:
@@ -244,7 +248,7 @@ class PathManager(Generic[P]):
 
     # --- what the runtime asks ---------------------------------------------------------------
 
-    def poll_event(self) -> PathEvent | None:
+    def poll_event(self) -> PathEvent[P] | None:
         """The next thing to know."""
         return self._events.popleft() if self._events else None
 
@@ -258,7 +262,10 @@ class PathManager(Generic[P]):
             match alarm:
                 case Alarm.PROBE:
                     assert way is not None
+                    worked = way.proven
                     self._prober.probe_again(known, way, now)
+                    if worked and not way.proven:
+                        self._events.append(PathLost(known.peer.public_key, way.path))
                 case Alarm.WATCH:
                     self._look(known, now)
                 case Alarm.SETTLE:
@@ -274,12 +281,20 @@ class PathManager(Generic[P]):
                 case Alarm.GUESS:
                     self._guessing.go_on(known, self._candidates.own, now)
 
-    def works_by(self, is_such: Callable[[P], bool]) -> bool:
+    def is_used(self, is_such: Callable[[P], bool]) -> bool:
         """Whether data to anybody goes by such a path, and is answered."""
         return any(
             way.proven and not known.suspected and is_such(way.path)
             for known in self._peers.values()
             if (way := known.current) is not None
+        )
+
+    def works(self, is_such: Callable[[P], bool]) -> bool:
+        """Whether data to anybody could go by such a path, as far as is known."""
+        return any(
+            way.proven and way.answered_at >= known.suspected_at and is_such(way.path)
+            for known in self._peers.values()
+            for way in known.ways.values()
         )
 
     def of(self, public_key: bytes) -> PeerPaths[P] | None:
@@ -484,6 +499,8 @@ class PathManager(Generic[P]):
             if may_follow or (told and not known.has_crossed(way, now)):
                 if told and current is not None and current.rank() < way.rank():
                     known.leave(current, now)  # or else the peer would not have left it
+                    if way.cost > current.cost:  # is it that network of ours, or the peer's?
+                        self._prober.probe(known, current, (current.timing(),) * 3, now)
                 self._end_trial(known)
                 known.peer.endpoint = path
                 known.changed_at = now
@@ -496,6 +513,8 @@ class PathManager(Generic[P]):
                 and self._timers.due_at((known, Alarm.PROBE, current)) is None
             ):  # what is heard says nothing of the path that we send by
                 self._prober.probe(known, current, (current.timing(),) * 3, now)
+            return
+        if told and known.has_crossed(way, now):
             return
         if not known.on_trial:
             known.trial_before = known.peer.endpoint

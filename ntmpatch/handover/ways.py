@@ -76,7 +76,14 @@ class Suspected(NamedTuple):
     public_key: bytes
 
 
-PathEvent: TypeAlias = PathChanged | Suspected | Unreachable
+class PathLost(NamedTuple, Generic[P]):
+    """A path that had worked, and was not in use or is left, does not answer any more."""
+
+    public_key: bytes
+    path: P
+
+
+PathEvent: TypeAlias = PathChanged | PathLost[P] | Suspected | Unreachable
 
 
 class Alarm(enum.Enum):
@@ -197,7 +204,7 @@ class PeerPaths(Generic[P]):
         current = self.current
         if current is None:
             return now
-        grace = pace.GRACE_RTTS * current.timing()
+        grace = max(pace.GRACE_RTTS * current.timing(), pace.MIN_GRACE)
         if now - self.left_at < FORGIVEN_AFTER:  # its answers may be lost again, and not itself
             grace = min(grace * 2.0 ** min(self.unrest, 8), grace + pace.MAX_FURTHER_GRACE)
         return min(current.pending.values(), default=now) + grace
@@ -250,15 +257,20 @@ class PeerPaths(Generic[P]):
         for way in self.ways.values():
             way.failures = 0
 
+    def is_under_way(self, now: float) -> bool:
+        """Whether data may still come that the peer sent before it knew of our change of path."""
+        current = self.current
+        if current is None or not current.proven or self.suspected:
+            return False
+        return now - self.changed_at <= CROSSING_RTTS * current.timing()
+
     def has_crossed(self, way: Way[P], now: float) -> bool:
         """Whether the peer told us to use ``way`` before it knew that we use a better one.
 
         Both ends have changed at once then; if each followed the other, they would do so for ever.
         """
         current = self.current
-        if current is None or not current.proven or self.suspected:
-            return False
-        if now - self.changed_at > CROSSING_RTTS * current.timing():
+        if current is None or not self.is_under_way(now):
             return False
         rank, rank_now = way.rank(), current.rank()
         return rank > rank_now or (rank == rank_now and self.controlling)

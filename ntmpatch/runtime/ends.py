@@ -105,6 +105,10 @@ class NodeEnds:
             return next((key[0] for key, n in self._ports.items() if n == path.port), None)
         return None
 
+    def is_kernels(self, index: int) -> bool:
+        """Whether the kernel prefers that interface, and somebody has turned to another one."""
+        return any(self._kernels[is_ipv6].index == index for is_ipv6 in self._turned)
+
     def other_interface(self) -> int | None:
         """One that is not in use and could be; None if there is none."""
         in_use = {network.index for network in self._chosen.values()}

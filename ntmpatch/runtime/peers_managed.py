@@ -16,7 +16,7 @@ import gevent.event
 from ntmpatch.base.addresses import Endpoint, in_domain
 from ntmpatch.handover.bindings import RelayFailed, Released
 from ntmpatch.handover.paths import PathManager
-from ntmpatch.handover.ways import PathChanged, Suspected
+from ntmpatch.handover.ways import PathChanged, PathLost, Suspected
 from ntmpatch.negotiation.node import NameUnknown, NodeNegotiation
 from ntmpatch.packet.tunnel.tunnel import EndpointChanged, Established, Expired
 from ntmpatch.runtime.alarm import Alarm
@@ -163,6 +163,8 @@ class ManagedPeers:
             if isinstance(event, PathChanged):
                 self._packets.path_changed(event.public_key, now, abrupt=event.abrupt)
                 self._events.path_changed(event.public_key, abrupt=event.abrupt)
+                self._follow_network(event.public_key)
+            elif isinstance(event, PathLost):
                 self._follow_network(event.public_key)
             elif isinstance(event, Suspected):
                 self._station.relays.check(event.public_key, now)
@@ -367,11 +369,14 @@ class ManagedPeers:
         self._tell_negotiation(stale)
 
     def _follow_network(self, public_key: bytes) -> None:
-        """A path by another network is better than what the preferred one has: so may all be."""
+        """Data to somebody goes by another network: so may all, or all may be back."""
         peer = self.carrier.tunnel.peers.get(public_key)
         index = self._ends.interface_of(peer.endpoint if peer is not None else None)
-        # While others are well where they are it may be the peer's own path, and no network.
-        if index is not None and not self._paths.works_by(self._ends.is_preferred):
+        if index is None:
+            return
+        # While the preferred one works it was the peer's own path that did not, or its wish.
+        stays = self._paths.is_used if self._ends.is_kernels(index) else self._paths.works
+        if not stays(self._ends.is_preferred):
             self._turn_to(index)
 
     def _doubt_network(self, now: float) -> None:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
-from path_net import RELAY, Echo, Nat, PathNet, Relayed, pair
+from path_net import RELAY, Echo, Nat, Node, Path, PathNet, Relayed, Through, pair
+
+from ntmpatch.base.addresses import Endpoint
+
+if TYPE_CHECKING:
+    from ntmpatch.handover.ways import PeerPaths
 
 
 def test_a_path_that_fails_again_and_again_is_returned_to_less_and_less_often() -> None:
@@ -42,3 +49,50 @@ def test_a_word_that_crossed_ours_moves_nobody_to_the_worse_path(has_just_change
     ours.changed_at = net.now if has_just_changed else net.now - 1.0
     net.run(0.1)
     assert (a.path_to(b) == b.endpoint) is has_just_changed
+
+
+def _two_networks(net: PathNet) -> tuple[Node, Node, PeerPaths[Path], PeerPaths[Path]]:
+    """A has a second network, by which a path is proven beforehand."""
+    a = net.node("a", "198.51.100.1", keeps_warm=True)
+    b = net.node("b", "198.51.100.2")
+    a.ends["wifi"] = (Endpoint("203.0.113.7", 6000), None)
+    a.meet(b, [b.endpoint], initiate=True, endpoints=[b.endpoint])
+    b.meet(a, [a.endpoint], initiate=False)
+    Echo(net, a, b)
+    net.run(2.0)
+    ours = a.paths.of(b.tunnel.public_key)
+    theirs = b.paths.of(a.tunnel.public_key)
+    assert ours is not None
+    assert theirs is not None
+    assert a.path_to(b) == b.endpoint
+    assert ours.ways[Through("wifi", b.endpoint)].proven
+    a.changes.clear()
+    b.changes.clear()
+    return a, b, ours, theirs
+
+
+def test_data_under_way_at_a_change_does_not_call_back() -> None:
+    net = PathNet(5)
+    a, b, ours, _ = _two_networks(net)
+    # Everything of A is to go by the other network: where it sent by is stale at once.
+    ours.ways[b.endpoint].proven = False
+    a.paths._use(ours, ours.ways[Through("wifi", b.endpoint)], net.now, abrupt=True)
+    net.run(3.0)
+    assert a.path_to(b) == Through("wifi", b.endpoint)
+    assert b.path_to(a) == a.ends["wifi"][0]
+    assert len(a.changes) == len(b.changes) == 1
+
+
+@pytest.mark.parametrize("is_dead", [True, False])
+def test_a_node_called_to_its_costlier_network_learns_whether_the_other_one_works(
+    is_dead: bool,
+) -> None:
+    net = PathNet(6)
+    a, b, _, theirs = _two_networks(net)
+    if is_dead:
+        net.blocked = lambda source, destination: a.endpoint in (source, destination)
+    b.paths._prober.challenge(theirs, theirs.ways[a.ends["wifi"][0]], net.now, used=True)
+    net.run(1.0)
+    assert a.path_to(b) == Through("wifi", b.endpoint)
+    assert (b.endpoint in a.lost) is is_dead
+    assert a.paths.works(lambda path: path == b.endpoint) is not is_dead

@@ -15,7 +15,7 @@ from ntmpatch.base.addresses import Endpoint
 from ntmpatch.base.drops import DropCounter
 from ntmpatch.handover.bindings import RelayBindings, RelayedEndpoint, RelayFailed
 from ntmpatch.handover.paths import PathManager
-from ntmpatch.handover.ways import PathChanged, PortedEndpoint, Suspected
+from ntmpatch.handover.ways import PathChanged, PathLost, PortedEndpoint, Suspected
 from ntmpatch.negotiation.node import NodeNegotiation
 from ntmpatch.packet.tunnel.tunnel import Established, Expired, HeardElsewhere, Waiting
 from ntmpatch.runtime.ends import FAMILIES, NodeEnds
@@ -422,7 +422,9 @@ class MobileNode(WorldSeat):
                 path = peer.endpoint if peer is not None else None
                 self.changes.append((self.world.now, key, path))
                 self.world.tell(self.name, f"path changed to {_shown(path)}")
-                self._follow_network(path)
+                self._follow_network(key)
+            elif isinstance(event, PathLost):
+                self._follow_network(key)
             elif isinstance(event, Suspected):
                 self.relays.check(key, now)
             else:
@@ -470,9 +472,13 @@ class MobileNode(WorldSeat):
         peer = self.tunnel.peers.get(public_key)
         return 0 if peer is None else peer.rx_bytes + peer.tx_bytes
 
-    def _follow_network(self, path: Any) -> None:
-        index = self.ends.interface_of(path)
-        if index is not None and not self.paths.works_by(self.ends.is_preferred):
+    def _follow_network(self, public_key: bytes) -> None:
+        peer = self.tunnel.peers.get(public_key)
+        index = self.ends.interface_of(peer.endpoint if peer is not None else None)
+        if index is None:
+            return
+        stays = self.paths.is_used if self.ends.is_kernels(index) else self.paths.works
+        if not stays(self.ends.is_preferred):
             self._turn_to(index)
 
     def _doubt_network(self) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from ntmpatch.base.addresses import Endpoint
 from ntmpatch.base.drops import DropCounter
 from ntmpatch.handover.paths import PathManager
-from ntmpatch.handover.ways import Ends, PathChanged, Unreachable
+from ntmpatch.handover.ways import Ends, PathChanged, PathLost, Unreachable
 from ntmpatch.packet.tunnel.tunnel import Established, HeardElsewhere, Tunnel, Waiting
 from ntmpatch.wire.paths import PATH_BYTE
 from ntmpatch.wire.wireguard import MIN_DATA_SIZE
@@ -130,6 +130,7 @@ class Node:
         self.received: list[tuple[float, int, Path]] = []
         """Application messages: when, which, and by which path."""
         self.changes: list[tuple[float, bool]] = []
+        self.lost: list[Path] = []
         self.unreachable: list[float] = []
         self.sent_to: dict[Endpoint, int] = {}
         """Bytes by destination, as the network sees them."""
@@ -240,6 +241,8 @@ class Node:
             while (told := self.paths.poll_event()) is not None:
                 if isinstance(told, PathChanged):
                     self.changes.append((now, told.abrupt))
+                elif isinstance(told, PathLost):
+                    self.lost.append(told.path)
                 elif isinstance(told, Unreachable):
                     self.unreachable.append(now)
             transmit = self.tunnel.poll_transmit()
