@@ -139,7 +139,7 @@ CASES = {
             needs_relay=True,
             warm_up=SETTLED,
         ),
-        Case("both", "both nodes at once", _arrive_first, _both),
+        Case("both", "both nodes at once", _arrive_first, _both, warm_up=SETTLED),
         Case("ipv6", "IPv4 to IPv6", _arrive_ipv4, _to_ipv6),
     )
 }

@@ -1,7 +1,8 @@
 """Change a host's network in one go, and print the instant (CLOCK_MONOTONIC) at which it was done.
 
 Standard input is a JSON list of steps, done in order: ``["ip", LINES]`` for ``ip -batch``,
-``["nft", RULES]``, ``["forget"]`` for all entries of the connection table, ``["wait", SECONDS]``.
+``["nft", RULES]``, ``["forget"]`` for all entries of the connection table, ``["wait", SECONDS]``,
+``["until", INSTANT]`` of CLOCK_MONOTONIC, which is one clock for all namespaces.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ def do(step: list[str]) -> None:
                 table.flush()
         case ["wait", seconds]:
             time.sleep(float(seconds))
+        case ["until", instant]:
+            late = time.monotonic() - float(instant)
+            if late > 0:
+                sys.exit(f"{late:.3f} s late: hosts that move at once would not")
+            time.sleep(-late)
         case _:
             sys.exit(f"no such step: {step}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 ROUND_TRIP = 0.051
 """Seconds, between any two places."""
+STARTING = 2.0
+"""Seconds that the interpreters of several movers have to start, so that all begin together."""
 PROGRAMS = Path(__file__).parent
 FAMILIES = (4, 6)
 
@@ -129,8 +132,10 @@ class World:
 
         LabError if a step fails."""
         command = [sys.executable, str(PROGRAMS / "mover.py")]
+        # Interpreters start as soon as they can, and several not within half a round trip.
+        first: list[Step] = [("until", str(time.monotonic() + STARTING))] if len(moves) > 1 else []
         started: list[Process] = [
-            host.popen(command, stdin=json.dumps(steps).encode()) for host, steps in moves
+            host.popen(command, stdin=json.dumps(first + steps).encode()) for host, steps in moves
         ]
         return max(float(each.check()) for each in started)
 
