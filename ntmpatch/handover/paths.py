@@ -364,9 +364,7 @@ class PathManager(Generic[P]):
             if known.on_trial:
                 self._end_trial(known)
                 self._feed(known)
-            if known.suspected:
-                known.suspected = False
-                known.false_alarms += 1
+            self._works_again(known, now)
             self._watch_again(known, now)
         elif current is None:
             self._use(known, way, now, abrupt=True)
@@ -378,6 +376,17 @@ class PathManager(Generic[P]):
             self._use(known, way, now, abrupt=False)
         if known.suspected:
             self._call_for_help_later(known, now)
+
+    def _works_again(self, known: PeerPaths[P], now: float) -> None:
+        """The path in use is proven: if it was dead for a while, what was sent meanwhile is lost.
+
+        Who sent it has to know, or waits for a time-out that has grown with the silence.
+        """
+        if known.is_untold or known.was_silent(now):
+            self._events.append(PathChanged(known.peer.public_key, abrupt=True))
+        elif known.suspected:
+            known.false_alarms += 1
+        known.is_untold = known.suspected = False
 
     def _look_around(self, known: PeerPaths[P], now: float) -> None:
         """While there is traffic: is anything better there by now, and does what is warm live?"""
@@ -476,6 +485,7 @@ class PathManager(Generic[P]):
         self._end_trial(known)
         known.peer.endpoint = way.path
         known.changed_at = now
+        known.is_untold = not tell
         if tell:
             known.suspected = False
             known.false_alarms = 0

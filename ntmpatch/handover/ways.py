@@ -170,6 +170,8 @@ class PeerPaths(Generic[P]):
     suspected: bool = False
     suspected_at: float = float("-inf")
     """Since then only what answers counts: other paths may have died with the one in use."""
+    is_untold: bool = False
+    """Data goes another way than was told, which is yet to be proven."""
     false_alarms: int = 0
     unrest: int = 0
     """How often the path in use was left for its silence, not long ago."""
@@ -208,6 +210,13 @@ class PeerPaths(Generic[P]):
         if now - self.left_at < FORGIVEN_AFTER:  # its answers may be lost again, and not itself
             grace = min(grace * 2.0 ** min(self.unrest, 8), grace + pace.MAX_FURTHER_GRACE)
         return min(current.pending.values(), default=now) + grace
+
+    def was_silent(self, now: float) -> bool:
+        """Whether the path in use, which has answered, did not for longer than it may take to."""
+        current = self.current
+        if current is None or not self.suspected:
+            return False
+        return now - self.suspected_at > pace.GRACE_RTTS * current.timing()
 
     def other(self, since: float = float("-inf")) -> Way[P] | None:
         """The best way beside the one in use, of those that have answered since then."""

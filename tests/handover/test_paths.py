@@ -184,6 +184,21 @@ def test_who_only_listens_is_not_suspected_for_long() -> None:
     assert b.sent_to[a.endpoint] < 20 * 20 * 100, "more than a few answers a second"
 
 
+def test_who_sends_is_told_when_the_only_path_works_again() -> None:
+    """It is the same path, and what was sent while it was dead is lost all the same."""
+    net = PathNet(9)
+    a, b = pair(net, relayed=False)
+    Echo(net, a, b)
+    net.run(2.0)
+    net.blocked = lambda _source, _destination: True
+    net.run(2.0)
+    before, path = len(a.changes), current(a, b)
+    net.blocked = lambda _source, _destination: False
+    net.run(1.0)
+    assert [is_abrupt for _, is_abrupt in a.changes[before:]] == [True]
+    assert current(a, b) == path
+
+
 def test_a_change_of_relays_loses_nothing_though_one_end_binds_late() -> None:
     for told_later in (0.0, 0.005, 0.3):
         net = PathNet(57)

@@ -127,6 +127,37 @@ def test_a_changed_path_resumes_at_once() -> None:
     assert len(server.received) == 2_000_000
 
 
+def test_what_the_old_path_had_delivered_says_nothing_of_the_new_one() -> None:
+    """Both ends change: the far end's first ACK is of segments from before three seconds of death.
+
+    It is no sample of the round trip, and no sign that the rest is still under way (RFC 3522).
+    """
+    sim = StackSim(7)
+    sim.forth.rate = 1e6
+    client, server = sim.connect()
+    client.send(bytes(2_000_000), end=True)
+    sim.run(0.5)
+    sim.forth.loss = 1.0
+    sim.run(0.06)
+    sim.back.loss = 1.0  # what was queued still arrives, and its ACKs do not
+    sim.run(3.0)
+    sim.forth.loss = sim.back.loss = 0.0
+    conn = client.conn
+    assert conn is not None
+    acked, received = conn.snd_una, len(server.received)
+    sim.b.path_changed(sim.a.source_for(bytes(4)), sim.now)
+    sim.a.path_changed(sim.b.source_for(bytes(4)), sim.now)
+    round_trip = sim.forth.delay + sim.back.delay
+    sim.run(1.2 * sim.back.delay)
+    assert conn.snd_una > acked, "what had arrived is acknowledged first"
+    began_at = sim.now
+    assert sim.run(5, until=lambda: len(server.received) > received + 100_000)
+    assert sim.now - began_at < 6 * round_trip
+    assert conn.rtt.base < 1.0
+    assert sim.run(60, until=lambda: server.eof)
+    assert len(server.received) == 2_000_000
+
+
 @pytest.mark.parametrize("ipv6", [False, True])
 @pytest.mark.parametrize("agreed", [False, True])
 def test_marks_of_congestion_slow_the_sender_and_nothing_is_sent_again(

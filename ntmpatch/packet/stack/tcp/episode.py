@@ -19,6 +19,7 @@ class Episode:
         "congestion_point",
         "duplicate_acks",
         "in_timeout",
+        "is_certain",
         "must_repair",
         "point",
         "probe_end",
@@ -36,6 +37,8 @@ class Episode:
         """SND.UNA when it began."""
         self.in_timeout = False
         """It began by the retransmission timer."""
+        self.is_certain = False
+        """The path is another one: what was under way is not taken for lost by mistake."""
         self.must_repair = False
         """One repair goes whatever the window says."""
         self.duplicate_acks = 0
@@ -62,7 +65,7 @@ class Episode:
 
     def begin(self, una: int, nxt: int, flight: int, congestion: Cubic, *, timeout: bool) -> None:
         """A recovery begins; the first one of this trouble remembers the window."""
-        if self.point is None or self._saved is None:
+        if not self.is_certain and (self.point is None or self._saved is None):
             self.start = una
             self._saved = congestion.save()
             self._unneeded = 0
@@ -72,6 +75,15 @@ class Episode:
         self.must_repair = True
         self.probe_end = None
         self.prr.start(flight)
+
+    def begin_elsewhere(self, una: int, nxt: int, congestion: Cubic) -> None:
+        """All goes again by another path, and nothing undoes that until it has arrived.
+
+        An ACK may tell of what the old path had delivered before: nothing follows for the rest.
+        """
+        self.begin(una, nxt, 0, congestion, timeout=True)
+        self.is_certain = True
+        self._saved = None
 
     def repaired(self, count: int, stamp: int | None) -> None:
         """``count`` segments were sent again; ``stamp`` is their TSval."""
@@ -91,6 +103,7 @@ class Episode:
         """All is well; a DSACK may still tell that it was all along."""
         self.point = None
         self.in_timeout = False
+        self.is_certain = False
         self.must_repair = False
         self.duplicate_acks = 0
         self.resent_stamp = None

@@ -122,7 +122,7 @@ def _measure(
     now: float,
 ) -> float | None:
     """Sample the round trip, and let RACK know what arrived (RFC 8985 section 6.2, 1 to 3)."""
-    latest = 0.0
+    since = latest = conn.rtt.since
     clean = True
     for each in news:
         if each.retransmitted:
@@ -132,9 +132,9 @@ def _measure(
     if not clean:
         # Karn: what lay behind a hole may have arrived long before this ACK.
         fresh = (each for each in news if each.end > ack and not each.retransmitted)
-        latest = max((each.sent_at for each in fresh), default=0.0)
+        latest = max((each.sent_at for each in fresh), default=since)
     rtt: float | None = None
-    if latest:
+    if latest > since:
         rtt = now - latest
         conn.rtt.sample(rtt, now)
     elif conn.timestamps and seg.options.echo:
@@ -145,11 +145,14 @@ def _measure(
         news.sort(key=_END)
     if clean and len(news) == 1:
         each = news[0]
-        rack.delivered(each.sent_at, each.end, retransmitted=False, spurious=False, now=now)
+        if each.sent_at >= since:
+            rack.delivered(each.sent_at, each.end, retransmitted=False, spurious=False, now=now)
         return rtt
     min_rtt = conn.rtt.min_rtt
     echo = seg.options.echo if conn.timestamps else 0
     for each in news:
+        if each.sent_at < since:
+            continue
         spurious = each.retransmitted and (
             now - each.sent_at < min_rtt
             or (echo != 0 and is_older(echo, service.timestamp(each.sent_at)))
@@ -302,6 +305,8 @@ def _was_needless(conn: TcpConnection, seg: Segment) -> bool:
     """Eifel (RFC 3522): what was acknowledged had been sent before the first repair."""
     stamp = conn.episode.resent_stamp
     echo = seg.options.echo
+    if conn.episode.is_certain:
+        return False
     return bool(conn.timestamps and echo and stamp is not None and is_older(echo, stamp))
 
 

@@ -10,6 +10,9 @@ RFC 6298 (2.4) says a second for the whole, which predates timestamps and delaye
 MAX_RTO = 60.0
 INITIAL_RTO = 1.0
 
+CLOCK_TICK = 0.001
+"""Seconds by which a sample from timestamps may be too large: they count milliseconds."""
+
 MIN_RTT_WINDOW = 300.0
 """Seconds that a least round trip holds (RFC 8985 section 6.1; Linux's)."""
 
@@ -17,7 +20,7 @@ MIN_RTT_WINDOW = 300.0
 class RttEstimator:
     """Smoothed round-trip time and the time-out that follows from it, in seconds."""
 
-    __slots__ = ("_min_rtt_at", "backoff", "base", "min_rtt", "rttvar", "srtt")
+    __slots__ = ("_min_rtt_at", "backoff", "base", "min_rtt", "rttvar", "since", "srtt")
 
     def __init__(self) -> None:
         self.srtt: float | None = None
@@ -28,6 +31,8 @@ class RttEstimator:
         self._min_rtt_at = 0.0
         self.base = INITIAL_RTO
         """The time-out before any back-off."""
+        self.since = 0.0
+        """When the path became what it is: what was sent before says nothing of it."""
 
     @property
     def rto(self) -> float:
@@ -36,6 +41,8 @@ class RttEstimator:
 
     def sample(self, rtt: float, now: float) -> None:
         """A segment was acknowledged ``rtt`` seconds after it was sent, once (Karn)."""
+        if now - rtt < self.since - CLOCK_TICK:
+            return  # the ACK waited for the change: that is how long it took, and no round trip
         rtt = max(rtt, 1e-6)
         if rtt <= self.min_rtt or now - self._min_rtt_at > MIN_RTT_WINDOW:
             self.min_rtt = rtt
@@ -56,7 +63,7 @@ class RttEstimator:
         """New data was acknowledged: the back-off ends."""
         self.backoff = 0
 
-    def restart(self) -> None:
+    def restart(self, now: float) -> None:
         """The path is another one: what was measured is not true of it.
 
         The time-out is no guess of a stranger's path (RFC 6298 (2.1)), as something is known of
@@ -65,6 +72,7 @@ class RttEstimator:
         """
         if self.srtt is not None:  # not again for each step of one change
             self.base = min(INITIAL_RTO, 2 * self.base)
+        self.since = now
         self.srtt = None
         self.rttvar = 0.0
         self.min_rtt = float("inf")

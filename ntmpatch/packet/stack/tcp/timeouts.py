@@ -136,7 +136,7 @@ def path_changed(conn: TcpConnection, service: TcpService, now: float) -> None:
     """
     if conn.state is State.TIME_WAIT:
         return  # it has nothing to say
-    conn.rtt.restart()
+    conn.rtt.restart(now)
     conn.rack.forget()
     conn.congestion.forget()
     conn.episode.forget()
@@ -147,7 +147,7 @@ def path_changed(conn: TcpConnection, service: TcpService, now: float) -> None:
     elif conn.flight:
         conn.scoreboard.renege()
         conn.scoreboard.lose_all()
-        conn.episode.begin(conn.snd_una, conn.snd_nxt, 0, conn.congestion, timeout=True)
+        conn.episode.begin_elsewhere(conn.snd_una, conn.snd_nxt, conn.congestion)
         service.arm_retransmission(conn, now)
     elif conn.data_end > conn.snd_nxt:
         service.arm_retransmission(conn, now)
