@@ -101,8 +101,9 @@ class Redirector:
         """Fig. 5 (9): we are registered where we are now; tunnels in use follow."""
         party = self._party
         self.starts_relayed = False
-        for wish in self._wishes.values():
+        for public_key, wish in self._wishes.items():
             # That was about the network which we have left.
+            party.call_off(f"instead {public_key.hex()}")
             wish.avoid, wish.relayed, wish.reserve = b"", False, False
             wish.backoff.reset()
         for peer in party.peers.all():
@@ -180,13 +181,15 @@ class Redirector:
         if direction.relay is not None:
             peer.in_reserve = is_for_reserve
         self._watch_relay(peer, direction)
-        self._call_off_help(peer.public_key)
         key = peer.public_key.hex()
+        party.call_off(f"call {key}")
         if not contact.initiate:
             too = replace(contact, initiate=True)
             party.call_at(f"call {key}", party.now + CALLING_TOO, lambda: party.emit(too))
         is_relayed = direction.relay is not None or (wish is not None and wish.relayed)
-        if direction.answers and not is_relayed:
+        if is_relayed:
+            party.call_off(f"instead {key}")
+        elif direction.answers:  # the peer's asking puts nothing off: ends that both ask would wait
             took = INSTEAD_SHARE * (party.now - self._asked_at.get(peer.fqdn, party.now))
             party.call_at(
                 f"instead {key}",
