@@ -319,6 +319,9 @@ class PathManager(Generic[P]):
             self._feed(known)  # followed before, for a packet too small to answer much
         elif message.flags & wire.USED and path == known.peer.newest_from:
             self._follow(known, path, size, now, told=True)
+        elif known.is_lost() and known.peer.endpoint != path == known.peer.newest_from:
+            # Both ends have moved, it may be, and each waits for the other's word.
+            self._follow(known, path, size, now, told=False)
 
     def _told(self, known: PeerPaths[P], message: PathMessage, path: P, now: float) -> None:
         """The peer's candidates: both ends challenge each other's from now on."""

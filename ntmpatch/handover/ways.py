@@ -266,6 +266,12 @@ class PeerPaths(Generic[P]):
         for way in self.ways.values():
             way.failures = 0
 
+    def is_lost(self) -> bool:
+        """Whether nothing is known to work: any way by which the peer is heard is a good one."""
+        current = self.current
+        is_vain = current is not None and not current.proven
+        return self.suspected and is_vain and not self.on_trial
+
     def is_under_way(self, now: float) -> bool:
         """Whether data may still come that the peer sent before it knew of our change of path."""
         current = self.current

@@ -141,6 +141,7 @@ class MobileNode(WorldSeat):
         )
         self.changes: list[tuple[float, bytes, Path | None]] = []
         """Each time that data goes another way: when, to whom, and by what from then on."""
+        self._paths_before: dict[bytes, Path | None] = {}
         self.told_unreachable: list[float] = []
         self.received: list[tuple[float, bytes, int]] = []
         """Application messages: when, from whom, and the number."""
@@ -420,8 +421,10 @@ class MobileNode(WorldSeat):
             if isinstance(event, PathChanged):
                 peer = self.tunnel.peers.get(key)
                 path = peer.endpoint if peer is not None else None
-                self.changes.append((self.world.now, key, path))
-                self.world.tell(self.name, f"path changed to {_shown(path)}")
+                if path != self._paths_before.get(key):  # or else it is the same one, alive again
+                    self._paths_before[key] = path
+                    self.changes.append((self.world.now, key, path))
+                    self.world.tell(self.name, f"path changed to {_shown(path)}")
                 self._follow_network(key)
             elif isinstance(event, PathLost):
                 self._follow_network(key)
