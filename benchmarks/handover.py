@@ -15,13 +15,15 @@ import argparse
 import json
 import statistics
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from handover_lab.cases import CASES
 from handover_lab.peers import KINDS, PEERS
-from handover_lab.play import Result, play
+from handover_lab.play import Result, Run, play
 from handover_lab.report import as_json, drawing, table, write_document
 from handover_lab.world import World, check_round_trip
 from lab import Lab, LabError, unavailable
@@ -30,6 +32,7 @@ from lab import Lab, LabError, unavailable
 def measure(options: argparse.Namespace, skipped: dict[str, str]) -> list[Result]:
     """Play all that was chosen; the runs of the peers take turns, so that load hits them alike."""
     results: list[Result] = []
+    quiet = Lock()
     for name in options.cases:
         case = CASES[name]
         for messages in options.messages:
@@ -40,22 +43,31 @@ def measure(options: argparse.Namespace, skipped: dict[str, str]) -> list[Result
                 and messages in PEERS[peer].kinds
                 and (PEERS[peer].has_relay or not case.needs_relay)
             }
-            for _ in range(options.runs):
-                for peer, row in rows.items():
-                    try:
-                        run = play(case, PEERS[peer], messages, options.timeout)
-                    except LabError as error:
-                        row.failures.append(str(error))
-                        print(f"{name} {messages} {peer}: {error}", file=sys.stderr, flush=True)
-                        continue
-                    row.runs.append(run)
-                    took = "never" if run.recovery is None else f"{run.recovery * 1000:.1f} ms"
-                    lost = f"{run.lost} lost, {run.wrong} wrong"
-                    print(f"{name} {messages} {peer}: {took}, {lost}", flush=True)
+            turns = list(rows) * options.runs
+            with ThreadPoolExecutor(options.jobs) as pool:
+                played = [
+                    pool.submit(play, case, PEERS[peer], messages, options.timeout, quiet)
+                    for peer in turns
+                ]
+                for peer, future in zip(turns, played, strict=True):
+                    _note(rows[peer], f"{name} {messages} {peer}", future)
             results += rows.values()
             if options.plots is not None:
                 _draw(options.plots, list(rows.values()))
     return results
+
+
+def _note(row: Result, what: str, future: Future[Run]) -> None:
+    """Keep what a run came to, and print it."""
+    try:
+        run = future.result()
+    except LabError as error:
+        row.failures.append(str(error))
+        print(f"{what}: {error}", file=sys.stderr, flush=True)
+        return
+    row.runs.append(run)
+    took = "never" if run.recovery is None else f"{run.recovery * 1000:.1f} ms"
+    print(f"{what}: {took}, {run.lost} lost, {run.wrong} wrong", flush=True)
 
 
 def _draw(directory: Path, results: list[Result]) -> None:
@@ -86,6 +98,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER")
     parser.add_argument("--messages", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--timeout", type=float, default=20.0, help="seconds until it is never")
     parser.add_argument("--plots", type=Path, metavar="DIRECTORY", help="a drawing of each, SVG")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures")

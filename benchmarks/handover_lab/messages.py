@@ -16,6 +16,8 @@ SIZE = 100
 DRAIN_TIMEOUT = 5.0
 """Seconds a stream has to bring the last echoes; datagrams have ``DATAGRAM_DRAIN``."""
 DATAGRAM_DRAIN = 0.5
+RECOVERED = "recovered"
+"""What a client prints at the first echo of a message that was sent after the switch."""
 
 _WORDS = struct.Struct(f">{SIZE // 4}I")
 
@@ -76,6 +78,7 @@ class Book:
                 and self.sent[sequence] > self.switched_at
             ):
                 self._recovered_at = now
+                print(RECOVERED, flush=True)
 
     def take_bytes(self, data: bytes) -> None:
         """The stream's next bytes came back: messages must come whole and in order."""

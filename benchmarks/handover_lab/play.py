@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lab import Lab
+from lab import Lab, LabError
 
+from handover_lab.messages import RECOVERED
 from handover_lab.world import World
 
 if TYPE_CHECKING:
+    from threading import Lock
+
+    from lab import Process
+
     from handover_lab.cases import Case
     from handover_lab.peers import Peer
 
 START_TIMEOUT = 60.0
+QUIET = 1.0
+"""Seconds after a switch in which nothing else begins, unless the peer recovers sooner."""
 SPARE = 30.0
 """Seconds for the client's end beside what it was told to wait."""
 
@@ -82,22 +90,30 @@ class Result:
         return not any(run.lost or run.wrong for run in self.runs)
 
 
-def play(case: Case, kind: type[Peer], messages: str, timeout: float) -> Run:
-    """LabError if the peer does not get so far as to exchange messages before the switch."""
-    with Lab() as lab:
-        world = World(lab)
-        case.prepare(world)
-        peer = kind()
-        peer.start(world)
-        word, report = world.directory / "word", world.directory / "report.json"
-        words = [messages, str(word), str(report), str(timeout), str(case.tail)]
-        client = peer.ask(world, *words)
-        client.wait_for("asking", START_TIMEOUT)
+def play(case: Case, kind: type[Peer], messages: str, timeout: float, quiet: Lock) -> Run:
+    """LabError if the peer does not get so far as to exchange messages before the switch.
+
+    ``quiet`` is held while programs start and while the recovery is awaited, so that of several
+    runs side by side none disturbs another's by more than its messages."""
+    with contextlib.ExitStack() as closing:
+        with quiet:
+            lab = Lab()
+            closing.callback(_close, lab, quiet)
+            world = World(lab)
+            case.prepare(world)
+            peer = kind()
+            peer.start(world)
+            word, report = world.directory / "word", world.directory / "report.json"
+            words = [messages, str(word), str(report), str(timeout), str(case.tail)]
+            client = peer.ask(world, *words)
+            client.wait_for("asking", START_TIMEOUT)
         time.sleep(case.warm_up)
-        switched_at = case.switch(world)
-        half_written = word.with_suffix(".new")
-        half_written.write_text(repr(switched_at))
-        half_written.rename(word)
+        with quiet:
+            switched_at = case.switch(world)
+            half_written = word.with_suffix(".new")
+            half_written.write_text(repr(switched_at))
+            half_written.rename(word)
+            _await_recovery(client)
         client.check(timeout + case.tail + SPARE)
         facts = json.loads(report.read_text())
     return Run(
@@ -105,3 +121,14 @@ def play(case: Case, kind: type[Peer], messages: str, timeout: float) -> Run:
         echoed=[(sequence, at - switched_at) for sequence, at in facts["echoed"]],
         wrong=facts["wrong"],
     )
+
+
+def _close(lab: Lab, quiet: Lock) -> None:
+    with quiet:
+        lab.close()
+
+
+def _await_recovery(client: Process) -> None:
+    """Not for longer than ``QUIET``, as some never recover."""
+    with contextlib.suppress(LabError):
+        client.wait_for(RECOVERED, QUIET)
