@@ -41,6 +41,8 @@ MAX_WAIT = 0.3
 """That wait: so many round trips to the relay, and its bounds in seconds."""
 RETIREMENT = 10.0
 """Seconds after which a replaced session is given up, unless data still goes by it."""
+MAX_SESSIONS = 6
+"""Of one peer, those that were replaced among them."""
 MAX_PENDING = 8
 
 
@@ -147,8 +149,15 @@ class RelayBindings:
         session = _Session(public_key, route, path)
         self._sessions[path] = session
         self._of.setdefault(public_key, []).append(session)
+        self._make_room(public_key)
         self._begin(session, BIND_WAITS, now)
         return path
+
+    def _make_room(self, public_key: bytes) -> None:
+        """Release the oldest that were replaced; directions may have come many at a time."""
+        of_peer = self._of[public_key]
+        if len(of_peer) > MAX_SESSIONS:
+            self._release(next(s for s in of_peer if not self._is_used(public_key, s.path)))
 
     def forget(self, public_key: bytes) -> None:
         """The peer is gone."""

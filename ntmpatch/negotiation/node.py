@@ -161,6 +161,11 @@ class NodeNegotiation(EnrolledParty):
         return self._registrar.seen
 
     @property
+    def unanswered_since(self) -> float | None:
+        """Since when our DC does not answer a registration; None while nothing is asked."""
+        return self._registrar.unanswered_since
+
+    @property
     def vantage(self) -> tuple[Endpoint, ...]:
         """Where RSs tell by STUN how they see us; empty until we are registered."""
         return self._registrar.vantage
@@ -261,6 +266,12 @@ class NodeNegotiation(EnrolledParty):
         """Fig. 5 (2): the local endpoints are others now; (3)-(8) follow at once, then (9)-(23)."""
         self.now = now
         self._registrar.network_changed(endpoints)
+        self._pump()
+
+    def confirm_network(self, now: float) -> None:
+        """Is it this node's network that does not work? The DC is asked, unless it is already."""
+        self.now = now
+        self._registrar.confirm()
         self._pump()
 
     def connection_failed(self, public_key: bytes, now: float) -> None:

@@ -51,6 +51,8 @@ RECALL_INTERVAL = 5.0
 SERVICE_GRACE = 0.5
 """Seconds that Fig. 5 (9) waits, after (6), for (8): the connection to the NS may have to be made
 anew after a move, and tunnels had better not wait for that."""
+CONFIRMED_FOR = 2.0
+"""Seconds after an answer of the DC in which our network is not asked whether it works."""
 RECENT = 1.0
 """Seconds after a registration in which a new session with the DC is no reason for another."""
 _FATAL = frozenset(
@@ -96,6 +98,8 @@ class Registrar:
         self._under_way = False
         self._silences = 0
         self._registered_at = float("-inf")
+        self.unanswered_since: float | None = None
+        """When the DC was asked for what it has not answered, in however many attempts."""
         self._is_needed_again = False
         """Something was to be told after the attempt under way had begun."""
         self._has_moved = False
@@ -175,6 +179,7 @@ class Registrar:
         """Fig. 5 (2): register at once what the endpoints are now."""
         self.endpoints = endpoints
         self.seen = None
+        self.unanswered_since = None
         if self._attempt:
             self._has_moved = True
             self._party.call_off("moved")
@@ -201,6 +206,12 @@ class Registrar:
             and not (initiator and self.service.is_served)
             and self._party.now - self._registered_at > RECENT
         ):
+            self._register("")
+
+    def confirm(self) -> None:
+        """Somebody cannot be reached: can the DC, and are we yet where it knows us to be?"""
+        is_fresh = self._party.now - self._registered_at < CONFIRMED_FOR
+        if self._registered.is_set and self.unanswered_since is None and not is_fresh:
             self._register("")
 
     def certified(self) -> None:
@@ -236,6 +247,8 @@ class Registrar:
         self._attempt += 1
         attempt = self._attempt
         self._under_way = True
+        if self.unanswered_since is None:
+            self.unanswered_since = self._party.now
         self._is_needed_again = False
         self._party.call_off("register")
         self._party.start(
@@ -374,6 +387,8 @@ class Registrar:
             return
         party = self._party
         self._under_way = False
+        if not isinstance(error, Silent):
+            self.unanswered_since = None
         if error is None and self._assigned is not None:
             self._silences = 0
             self._backoff.reset()

@@ -99,8 +99,6 @@ class ManagedPeers:
         self._ends = NodeEnds()
         self.nat = NodeNat(packets.drops, lambda _is_ipv6: self._reachable_elsewhere())
         self._doubt = Alarm(self._turn_if_silent)
-        self._heard_of_server: int | None = None
-        """Bytes from the coordinator when the preferred network came into doubt."""
         self.port_mapping = NodePortMapping(packets.drops, self._reachable_elsewhere)
         self._station = Station(
             settings.private_key,
@@ -381,26 +379,22 @@ class ManagedPeers:
 
     def _doubt_network(self, now: float) -> None:
         """Somebody cannot be reached: is it they, or our network? The coordinator is asked now."""
-        if self._heard_of_server is None:
-            self._heard_of_server = self._server_bytes()
-            self._doubt.ask(now + DOUBT)
+        self._negotiation.confirm_network(now)
+        self._doubt.ask(now + DOUBT)
 
     def _turn_if_silent(self) -> None:
-        heard, self._heard_of_server = self._heard_of_server, None
-        index = self._ends.other_interface()
-        if heard != self._server_bytes():
+        # What is heard is no sign: it may come in by another network than we send by.
+        since = self._negotiation.unanswered_since
+        if since is None:
             return
+        if time.monotonic() < since + DOUBT:
+            self._doubt.ask(since + DOUBT)
+            return
+        index = self._ends.other_interface()
         if index is not None:
             self._turn_to(index)
         elif self._station.turn_from_silent_servers():
             self._tell_negotiation([])  # by the network of the other family
-
-    def _server_bytes(self) -> int:
-        return sum(
-            peer.rx_bytes
-            for key, peer in self.carrier.tunnel.peers.items()
-            if (contact := self._station.contact(key)) is None or contact.role != "node"
-        )
 
     def _turn_to(self, index: int) -> None:
         if self._ends.turn_to(index):

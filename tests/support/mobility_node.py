@@ -147,7 +147,6 @@ class MobileNode(WorldSeat):
         """Application messages: when, from whom, and the number."""
         self._picture: Picture = ()
         self._seen: Endpoint | None = None
-        self._heard_of_server: int | None = None
         self._asked_at: dict[str, float] = {}
         self._lookups: dict[int, str] = {}
         self._keys: dict[str, bytes] = {}
@@ -434,7 +433,7 @@ class MobileNode(WorldSeat):
                 self.world.tell(self.name, "unreachable")
                 self.told_unreachable.append(self.world.now)
                 self.party.unreachable(key, now)
-                self._doubt_network()
+                self._doubt_network(now)
         if self.party.seen_endpoint != self._seen:
             self._seen = self.party.seen_endpoint
             self.world.tell(self.name, f"registered, seen at {self._seen}")
@@ -484,25 +483,23 @@ class MobileNode(WorldSeat):
         if not stays(self.ends.is_preferred):
             self._turn_to(index)
 
-    def _doubt_network(self) -> None:
-        if self._heard_of_server is None:
-            self._heard_of_server = self._server_bytes()
-            self.world.at(self.world.now + DOUBT, self._turn_if_silent)
+    def _doubt_network(self, now: float) -> None:
+        self.party.confirm_network(now)
+        self.world.at(self.world.now + DOUBT, self._turn_if_silent)
 
     def _turn_if_silent(self) -> None:
-        heard, self._heard_of_server = self._heard_of_server, None
-        index = self.ends.other_interface()
-        if not self.up or heard != self._server_bytes():
+        since = self.party.unanswered_since
+        if not self.up or since is None:
             return
+        if self.clock() < since + DOUBT:
+            self.world.at(self.world.now + since + DOUBT - self.clock(), self._turn_if_silent)
+            return
+        index = self.ends.other_interface()
         if index is not None:
             self._turn_to(index)
         elif self._turn_from_silent_servers():
             self.party.network_changed(self._local_endpoints(), self.clock())
         self.wake()
-
-    def _server_bytes(self) -> int:
-        nodes = self._keys.values()
-        return sum(p.rx_bytes for key, p in self.tunnel.peers.items() if key not in nodes)
 
     def _turn_to(self, index: int) -> None:
         if self.ends.turn_to(index):

@@ -13,7 +13,7 @@ from mobility_access import allows_direct, make_access
 from mobility_node import LOOKUP_INTERVAL, MobileNode
 from mobility_world import RELAYS, WorldDomain
 
-from ntmpatch.handover.bindings import RelayedEndpoint
+from ntmpatch.handover.bindings import MAX_SESSIONS, RelayedEndpoint
 from ntmpatch.handover.pace import MAX_PATIENCE, MAX_UNREACHABLE_INTERVAL, MAX_WAYS
 from ntmpatch.handover.ways import MAX_REMOTES, UNREACHABLE_AFTER, Alarm
 from ntmpatch.negotiation.node import LOOKUP_TIMEOUT
@@ -38,7 +38,6 @@ MAX_QUIET_CHANGES = 6
 """Of one end's path to one peer in these, the hysteresis (handover/ways.py): left in a burst of
 losses and returned to at once; left again, which may be for a second path, and followed by the
 other end's own; and one turn of a node with two networks."""
-MAX_SESSIONS = 6
 """Relay sessions of one peer that are kept at a time."""
 
 # Sums of the timers that can be waited for, one after the other; all in seconds.

@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
 E = TypeVar("E")
 
+LATE = 0.5
+"""Seconds by which what was sent with a session may come after what was sent with the next one."""
+TWINS = 5.0
+"""Seconds within which two sessions came about by calls of both ends, and neither is the newer."""
+
 
 class Alarm(enum.IntEnum):
     """What a peer may be waiting for."""
@@ -416,12 +421,7 @@ class Peer(Generic[E]):
         is_confirmation = session in self._unconfirmed
         if session is self.current:
             self._tunnel.timers.cancel((self, Alarm.CONFIRM))
-        if not session.is_heard:
-            session.is_heard = True
-            self.heard_session = session
-        # Packets of a session that the peer has left for another are late by nature. Where both
-        # ends called at once, each sends with its own, so that it need not be our current one.
-        if newest and session is self.heard_session:
+        if newest and self._is_sent_with(session, now):
             self.newest_from = source
             if source != self.endpoint:
                 self.roam(source)
@@ -446,6 +446,23 @@ class Peer(Generic[E]):
             # Receiving only, the session would die under the far end's data (section 6.2). With
             # shortened times the first bound may lie before the session began.
             self.initiate(now)
+
+    def _is_sent_with(self, session: Session, now: float) -> bool:
+        """Whether the peer sends with this session: what comes in one that it left is late.
+
+        Where both ends called at once, each sends with its own, so that it need not be our current
+        one. Which of the two comes last for the first time may be the network's doing: the other
+        counts again once nothing came in this one for longer than packets are late.
+        """
+        latest = self.heard_session
+        if session is not latest and latest is not None:
+            is_first = session.heard_at == float("-inf")
+            is_older = session.created_at < latest.created_at - TWINS
+            if not is_first and (is_older or now - latest.heard_at < LATE):
+                return False
+        self.heard_session = session
+        session.heard_at = now
+        return True
 
     def heard(self, size: int, now: float, *, in_session: bool = True) -> None:
         """Something authentic came: the peer lives; ``in_session``: and has a session with us."""

@@ -50,8 +50,8 @@ class Session:
         "_sending_word",
         "_worn_after",
         "created_at",
+        "heard_at",
         "initiator",
-        "is_heard",
         "local_index",
         "reject_at",
         "remote_index",
@@ -73,8 +73,8 @@ class Session:
         self.initiator = initiator
         self.created_at = now
         self.reject_at = now + times.reject_after_time
-        self.is_heard = False
-        """Whether the far end has sent with it."""
+        self.heard_at = float("-inf")
+        """When the far end sent with it, as far as that was not late."""
         self.sealed_size = 0
         """Bytes of all data messages made so far."""
         self._replay = ReplayWindow()
