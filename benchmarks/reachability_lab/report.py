@@ -108,16 +108,18 @@ def as_json(results: Results) -> list[dict[str, Any]]:
 
 def write_document(results: Results, patience: float) -> None:
     """Write docs/reachability.md and, beside it, every run as JSON."""
-    runs = max(map(len, results.values()))
+    runs = min(map(len, results.values()))
+    most = max(map(len, results.values()))
+    of_probing = f" ({most} where only port probing makes it direct)" if most > runs else ""
     problems = findings(results)
     DOCUMENT.write_text(
         f"""# Who reaches whom, measured
 
-Written by `python benchmarks/reachability.py --write`; runs of each cell: {runs}. The row calls the
-column, by name, in a lab of network namespaces with nftables NATs and no delay besides the
-machine's own. A cell tells the path at the end, the time from the look-up to the first byte of an
-answer by UDP, and the time until the path was direct; of several runs, the medians. A path had
-{patience:g} s to become direct. Bold is what is not as it should be. Figures of every run:
+Written by `python benchmarks/reachability.py --write`; runs of each cell: {runs}{of_probing}.
+The row calls the column, by name, in a lab of network namespaces with nftables NATs and no delay
+besides the machine's own. A cell tells the path at the end, the time from the look-up to the first
+byte of an answer by UDP, and the time until the path was direct; of several runs, the medians. A
+path had {patience:g} s to become direct. Bold is what is not as it should be. Figures of every run:
 [reachability.json](reachability.json).
 
 {table(results)}
