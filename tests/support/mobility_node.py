@@ -41,6 +41,8 @@ PORT = 5000
 FIRST_FURTHER_PORT = 6000
 APPLICATION_BYTE = 0x45
 MESSAGE_SIZE = 60
+TOLERANCE = 1e-6
+"""Seconds: sums of instants are no more exact."""
 LOOKUP_INTERVAL = 1.0
 """Seconds after which a program asks again for a name that was not found, or whose peer went."""
 
@@ -491,8 +493,9 @@ class MobileNode(WorldSeat):
         since = self.party.unanswered_since
         if not self.up or since is None:
             return
-        if self.clock() < since + DOUBT:
-            self.world.at(self.world.now + since + DOUBT - self.clock(), self._turn_if_silent)
+        remaining = since + DOUBT - self.clock()
+        if remaining > TOLERANCE:
+            self.world.at(self.world.now + remaining, self._turn_if_silent)
             return
         index = self.ends.other_interface()
         if index is not None:
