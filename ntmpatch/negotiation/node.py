@@ -162,7 +162,7 @@ class NodeNegotiation(EnrolledParty):
 
     @property
     def unanswered_since(self) -> float | None:
-        """Since when our DC does not answer a registration; None while nothing is asked."""
+        """Since when our DC does not answer, as far as it is asked; None if nothing says so."""
         return self._registrar.unanswered_since
 
     @property
@@ -439,14 +439,20 @@ class NodeNegotiation(EnrolledParty):
     def hear_revocations(self, coordinator: bytes, serial: int) -> Process[None]:
         """Our coordinator knows revocations up to that number: ask for those that are news."""
         while len(self.peers) and self.revoked.serial < serial:
-            request = RevocationsRequest(self.revoked.serial)
-            page = yield from ask(coordinator, request, Revocations)
-            if not page.revoked or page.revoked[-1].serial <= self.revoked.serial:
+            if not (yield from self.hear_newest_revocations(coordinator)):
                 break
-            for revoked in page.revoked:
-                self._leave_revoked(revoked)
-            self.revoked.serial = page.revoked[-1].serial
         self.revoked.serial = max(self.revoked.serial, serial)
+
+    def hear_newest_revocations(self, coordinator: bytes) -> Process[bool]:
+        """Ask for the next ones after those that are known; whether there were any."""
+        before = self.revoked.serial
+        page = yield from ask(coordinator, RevocationsRequest(before), Revocations)
+        if not page.revoked or page.revoked[-1].serial <= before:
+            return False
+        for revoked in page.revoked:
+            self._leave_revoked(revoked)
+        self.revoked.serial = max(self.revoked.serial, page.revoked[-1].serial)
+        return True
 
     def _leave_revoked(self, revoked: RevokedKey) -> None:
         """Of peers, and of those that were: others' keys are the coordinators' to know."""

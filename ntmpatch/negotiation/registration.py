@@ -94,12 +94,15 @@ class Registrar:
         self._contact: Contact | None = None
         self._assigned: Assigned | None = None
         self._attempt = 0
+        self._asked_at = float("-inf")
         self._serial = 0
         self._under_way = False
         self._silences = 0
         self._registered_at = float("-inf")
         self.unanswered_since: float | None = None
-        """When the DC was asked for what it has not answered, in however many attempts."""
+        """Since when the DC does not answer, as far as it is asked; see `confirm`."""
+        self._heard_at = float("-inf")
+        self._confirming_since: float | None = None
         self._is_needed_again = False
         """Something was to be told after the attempt under way had begun."""
         self._has_moved = False
@@ -180,6 +183,7 @@ class Registrar:
         self.endpoints = endpoints
         self.seen = None
         self.unanswered_since = None
+        self._confirming_since = None  # it was asked by the network that we have left
         if self._attempt:
             self._has_moved = True
             self._party.call_off("moved")
@@ -209,10 +213,35 @@ class Registrar:
             self._register("")
 
     def confirm(self) -> None:
-        """Somebody cannot be reached: can the DC, and are we yet where it knows us to be?"""
-        is_fresh = self._party.now - self._registered_at < CONFIRMED_FOR
-        if self._registered.is_set and self.unanswered_since is None and not is_fresh:
-            self._register("")
+        """Somebody cannot be reached: does the DC answer, and has that key been revoked?
+
+        It is asked what it knows by itself, and not whether it has been heard: what comes in may
+        come by another network than ours goes out by."""
+        party, coordinator = self._party, self._coordinator
+        is_fresh = party.now - self._heard_at < CONFIRMED_FOR
+        is_asked = self._confirming_since is not None
+        if coordinator is None or not self._registered.is_set or is_asked or is_fresh:
+            return
+        asked_at = self._confirming_since = party.now
+        if self.unanswered_since is None:
+            self.unanswered_since = asked_at
+
+        def ended(_: object, error: Exception | None) -> None:
+            if self._confirming_since != asked_at:
+                return
+            self._confirming_since = None
+            self._note_answer(error, asked_at)
+            if isinstance(error, Refused) and error.code is RefusalCode.NOT_REGISTERED:
+                self.wanted()
+
+        party.start(party.hear_newest_revocations(coordinator), ended)
+
+    def _note_answer(self, error: Exception | None, asked_at: float) -> None:
+        if not isinstance(error, Silent):
+            self.unanswered_since = None
+            self._heard_at = self._party.now
+        elif self.unanswered_since is None:
+            self.unanswered_since = asked_at
 
     def certified(self) -> None:
         """Our certificate is another one: the DC shows it to our peers, and has to have it."""
@@ -247,8 +276,7 @@ class Registrar:
         self._attempt += 1
         attempt = self._attempt
         self._under_way = True
-        if self.unanswered_since is None:
-            self.unanswered_since = self._party.now
+        self._asked_at = self._party.now
         self._is_needed_again = False
         self._party.call_off("register")
         self._party.start(
@@ -387,8 +415,7 @@ class Registrar:
             return
         party = self._party
         self._under_way = False
-        if not isinstance(error, Silent):
-            self.unanswered_since = None
+        self._note_answer(error, self._asked_at)
         if error is None and self._assigned is not None:
             self._silences = 0
             self._backoff.reset()

@@ -11,6 +11,7 @@ from ntmpatch.base.addresses import Endpoint
 from ntmpatch.base.drops import Drop, DropCounter
 from ntmpatch.handover.bindings import (
     BIND_INTERVAL,
+    MAX_SESSIONS,
     RETIREMENT,
     RelayBindings,
     RelayedEndpoint,
@@ -287,3 +288,17 @@ def test_the_same_session_again_is_no_other_one() -> None:
     scene.bindings.forget(PEER)
     assert not scene.bindings.accepts(path)
     assert scene.bindings.poll_timeout() is None
+
+
+def test_directions_that_come_many_at_a_time_leave_no_more_sessions_than_are_needed() -> None:
+    scene = Scene()
+    in_use = scene.take()
+    scene.used.add(in_use)
+    scene.run(1.0)
+    paths = [scene.take() for _ in range(2 * MAX_SESSIONS)]
+    scene.run(1.0)
+    assert len(scene.facts()) == MAX_SESSIONS
+    kept = {in_use, *paths[1 - MAX_SESSIONS :]}
+    assert {path for path in (in_use, *paths) if scene.bindings.accepts(path)} == kept
+    released = {event.path for _, event in scene.events if isinstance(event, Released)}
+    assert released == {*paths} - kept

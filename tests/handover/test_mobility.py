@@ -8,6 +8,9 @@ from mobility_story import Story
 pytestmark = pytest.mark.once
 
 FOUND = {
+    789: "of two sessions made at once, the one that was sent with seemed the older one",
+    1273: "a network was doubted that nobody had asked, and a dead one taken for it",
+    2210: "directions that came at once left more relay sessions than are needed",
     1270: "paths of a direction gave way to those by further ports",
     1335: "two directions at once: each end waited for a call that the other had given up",
     3154: "six calls of both ends: a session went that was in use",

@@ -240,6 +240,42 @@ def test_of_many_moves_at_once_the_last_one_counts() -> None:
         assert node.record.seen_endpoint == a.endpoint, f"seed {seed}"
 
 
+def test_a_network_in_doubt_is_known_by_whether_the_coordinator_answers() -> None:
+    """It is asked, and not while it is asked already, or has just answered."""
+    domain = ready_domain(4)
+    network = domain.network
+    a = domain.start_node("a", A)
+    domain.register(a)
+
+    def confirm() -> list[str]:
+        """What that asks the coordinator, if anything."""
+        before = len(network.trace)
+        a.party.confirm_network(network.now)
+        network.run(0.05)
+        return [
+            t.message for t in network.trace[before:] if t.sent and t.sender.startswith("node a")
+        ]
+
+    network.run(60.0)
+    assert confirm() == ["RevocationsRequest"]
+    assert a.party.unanswered_since is None
+    assert confirm() == [], "it has just answered"
+    network.run(60.0)
+    domain.coordinator.up = False
+    asked_at = network.now
+    assert confirm() == ["RevocationsRequest"]
+    assert confirm() == [], "it is asked already"
+    network.run(30.0)
+    assert a.party.unanswered_since == asked_at
+    a.party.network_changed((A,), network.now)
+    assert a.party.unanswered_since is None, "that was another network"
+    network.run(5.0)
+    assert a.party.unanswered_since is not None
+    domain.coordinator.up = True
+    network.run(15.0)
+    assert a.party.unanswered_since is None
+
+
 # --- strangers -----------------------------------------------------------------------------
 
 

@@ -138,6 +138,28 @@ def test_a_packet_of_the_session_before_does_not_move_a_peer_back():
     assert b.peers[a.public_key].endpoint == "a2"
 
 
+def test_a_peer_is_followed_whichever_of_two_sessions_made_at_once_it_sends_with():
+    """A late packet of the other one may have been the first that came in it."""
+    net = TunnelNet()
+    a, b = pair(net)
+    a.peers[b.public_key].send(text(0), net.now)
+    b.peers[a.public_key].send(text(0), net.now)
+    net.run(2.0)
+    peer = a.peers[b.public_key]
+    used, unused = peer.current, next(s for s in peer._sessions() if s is not peer.current)
+    assert used is not None
+    late = memoryview(bytearray(48))
+    unused.seal(text(1), late)
+    net.inject("a", "b", bytes(late))
+    net.run(1.0)
+    net.move("a", "a2")
+    peer.send(text(2), net.now)
+    net.run(1.0)
+    assert peer.current is used
+    assert net.received["b"] == [text(0), text(1), text(2)]
+    assert b.peers[a.public_key].endpoint == "a2"
+
+
 def test_the_responder_may_speak_first_although_the_initiator_has_nothing_to_say():
     net = TunnelNet()
     a, b = pair(net)
