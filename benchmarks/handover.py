@@ -1,12 +1,13 @@
 """Handover beside other ways to be mobile: how long after a switch the first echo comes.
 
-    python benchmarks/handover.py                               everything, 20 runs of each
+    python benchmarks/handover.py --jobs 3                      everything, 20 runs of each
     python benchmarks/handover.py --cases hard --peers ntmpatch raw-udp --runs 3
     python benchmarks/handover.py --write                       and write docs/handover.md
 
 Each run has networks of its own (``handover_lab/world.py``), in namespaces, with a round trip of
 51 ms. Needs Linux with user namespaces (or root), /dev/net/tun, ``ip`` and ``nft``; a peer that is
-not installed is left out, and the table says so. Make no other load meanwhile.
+not installed is left out, and the table says so. Of several runs side by side, at most one starts
+its programs or awaits its recovery. Make no other load meanwhile.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from handover_lab.cases import CASES
 from handover_lab.peers import KINDS, PEERS
 from handover_lab.play import Result, Run, play
-from handover_lab.report import as_json, drawing, table, write_document
+from handover_lab.report import as_json, draw, table, write_document
 from handover_lab.world import World, check_round_trip
 from lab import Lab, LabError, unavailable
 
@@ -53,7 +54,7 @@ def measure(options: argparse.Namespace, skipped: dict[str, str]) -> list[Result
                     _note(rows[peer], f"{name} {messages} {peer}", future)
             results += rows.values()
             if options.plots is not None:
-                _draw(options.plots, list(rows.values()))
+                draw(options.plots, list(rows.values()))
     return results
 
 
@@ -68,16 +69,6 @@ def _note(row: Result, what: str, future: Future[Run]) -> None:
     row.runs.append(run)
     took = "never" if run.recovery is None else f"{run.recovery * 1000:.1f} ms"
     print(f"{what}: {took}, {run.lost} lost, {run.wrong} wrong", flush=True)
-
-
-def _draw(directory: Path, results: list[Result]) -> None:
-    """The first run of each."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for each in results:
-        if each.runs:
-            title = f"{CASES[each.case].title}: {each.peer}, {each.kind}"
-            name = f"{each.case}-{each.kind}-{each.peer.replace(' ', '-')}.svg"
-            (directory / name).write_text(drawing(title, each.runs[0]))
 
 
 def tell_round_trip() -> None:
@@ -102,7 +93,9 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=20.0, help="seconds until it is never")
     parser.add_argument("--plots", type=Path, metavar="DIRECTORY", help="a drawing of each, SVG")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures")
-    parser.add_argument("--write", action="store_true", help="the table into docs/handover.md")
+    parser.add_argument(
+        "--write", action="store_true", help="docs/handover.md and drawings of ours"
+    )
     options = parser.parse_args()
     if reason := unavailable():
         sys.exit(reason)
@@ -115,7 +108,7 @@ def main() -> None:
     if options.json is not None:
         options.json.write_text(json.dumps(as_json(results), indent=1) + "\n")
     if options.write:
-        write_document(text, options.runs, options.timeout)
+        write_document(text, results, options)
 
 
 if __name__ == "__main__":

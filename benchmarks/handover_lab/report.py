@@ -10,11 +10,13 @@ from handover_lab.cases import CASES
 from handover_lab.world import ROUND_TRIP
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterable, Mapping
 
     from handover_lab.play import Result, Run
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "handover.md"
+DRAWINGS = DOCUMENT.with_suffix("")
 OURS = "ntmpatch"
 
 WIDTH, HEIGHT, MARGIN = 720, 400, 56
@@ -75,19 +77,47 @@ def as_json(results: list[Result]) -> list[dict[str, Any]]:
     ]
 
 
-def write_document(text: str, runs: int, timeout: float) -> None:
-    """Write docs/handover.md anew."""
-    introduction = f"""# Handover, measured
+def write_document(text: str, results: list[Result], options: argparse.Namespace) -> None:
+    """Write docs/handover.md anew, with a drawing of each case of ours."""
+    ours = [each for each in results if each.peer == OURS and each.runs]
+    draw(DRAWINGS, ours)
+    pictures = "\n".join(
+        f"![{CASES[each.case].title}, {each.kind}]({DRAWINGS.name}/{_file_name(each)})"
+        for each in ours
+    )
+    DOCUMENT.write_text(
+        f"""# Handover, measured
 
 Written by `python benchmarks/handover.py --write`. A message of 100 bytes is sent every 10 ms and
-echoed; round trip {ROUND_TRIP * 1000:.0f} ms, {runs} runs of each. The time is from the end of the
-switch to the first echo of a message that was sent after it; "never": not within {timeout:g} s.
-The ratio is to `ntmpatch` in the same case. Lost are messages of the whole run whose echo never
-came, also before the end of the switch. A stream is intact if each of its bytes came back, once and
-in order.
+echoed; round trip {ROUND_TRIP * 1000:.0f} ms, {options.runs} runs of each, {options.jobs} side by
+side, of which at most one starts its programs or awaits its recovery. The time is from the end of
+the switch to the first echo of a message that was sent after it; "never": not within
+{options.timeout:g} s. The ratio is to `ntmpatch` in the same case. Lost are messages of the whole
+run whose echo never came, also before the end of the switch. A stream is intact if each of its
+bytes came back, once and in order.
 
+{text}
+
+## Sequence over time
+
+Of the first run of each case: when each message was sent, and when its echo came.
+
+{pictures}
 """
-    DOCUMENT.write_text(introduction + text + "\n")
+    )
+
+
+def draw(directory: Path, results: list[Result]) -> None:
+    """The first run of each."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for each in results:
+        if each.runs:
+            title = f"{CASES[each.case].title}: {each.peer}, {each.kind}"
+            (directory / _file_name(each)).write_text(drawing(title, each.runs[0]))
+
+
+def _file_name(result: Result) -> str:
+    return f"{result.case}-{result.kind}-{result.peer.replace(' ', '-')}.svg"
 
 
 def drawing(title: str, run: Run) -> str:
