@@ -53,6 +53,8 @@ SERVICE_GRACE = 0.5
 anew after a move, and tunnels had better not wait for that."""
 CONFIRMED_FOR = 2.0
 """Seconds after an answer of the DC in which our network is not asked whether it works."""
+SESSION_DOUBT = 1.0
+"""Seconds after a move without an answer of the DC, until it is called as if for the first time."""
 RECENT = 1.0
 """Seconds after a registration in which a new session with the DC is no reason for another."""
 _FATAL = frozenset(
@@ -188,6 +190,14 @@ class Registrar:
             self._has_moved = True
             self._party.call_off("moved")
             self._register("5.3")
+            self._party.call_at("anew", self._party.now + SESSION_DOUBT, self._call_anew)
+
+    def _call_anew(self) -> None:
+        """After a move the DC does not answer: it may have restarted before, and lost the session.
+
+        It would call us, but where we have been."""
+        if self._under_way and self._contact is not None:
+            self._party.emit(replace(self._contact, initiate=True))
 
     def _moved(self) -> None:
         """Fig. 5 (8), or nothing to wait for: who is registered has its tunnels follow."""
@@ -415,6 +425,7 @@ class Registrar:
             return
         party = self._party
         self._under_way = False
+        party.call_off("anew")
         self._note_answer(error, self._asked_at)
         if error is None and self._assigned is not None:
             self._silences = 0

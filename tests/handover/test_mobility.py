@@ -8,6 +8,7 @@ from mobility_story import Story
 pytestmark = pytest.mark.once
 
 FOUND = {
+    6199: "a coordinator that had restarted was told of a move in a session that it had lost",
     789: "of two sessions made at once, the one that was sent with seemed the older one",
     1273: "a network was doubted that nobody had asked, and a dead one taken for it",
     2210: "directions that came at once left more relay sessions than are needed",
