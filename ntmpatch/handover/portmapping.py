@@ -96,6 +96,8 @@ class PortMapping:
         self._attempt = 0
         self._due_at: float | None = None
         self._expires_at = float("inf")
+        self._refused_until = float("-inf")
+        """It may be asked again then, says a router that offers something and refuses it."""
         self._is_asking = False
         self._epoch: tuple[int, float] | None = None
         self._external = ""
@@ -112,6 +114,7 @@ class PortMapping:
             return
         self._router = router
         self._epoch, self._external = None, ""
+        self._refused_until = float("-inf")
         self._set(None)
         self._due_at = None
         self._upnp = None
@@ -141,7 +144,7 @@ class PortMapping:
             return False
         if external is None:
             self._set(None)
-            self._rest(PAUSE, now)
+            self._rest(now)
         else:
             self._have(external, LIFETIME, now)
         return self.mapped is not None
@@ -168,7 +171,7 @@ class PortMapping:
         elif self._protocol is _Protocol.NATPMP and self.mapped is None:
             self._begin(_Protocol.UPNP, now)
         else:
-            self._rest(PAUSE, now)
+            self._rest(now)
 
     def receive(self, datagram: bytes | memoryview, source: Endpoint, now: float) -> bool:
         """Whether this came from the router's port, and so is for us."""
@@ -240,8 +243,7 @@ class PortMapping:
         elif answer.result == pcp.UNSUPP_VERSION:
             self._begin(_Protocol.NATPMP, now)
         else:
-            self._set(None)
-            self._rest(min(max(answer.lifetime, MIN_PAUSE), PAUSE), now)
+            self._refused(min(max(answer.lifetime, MIN_PAUSE), PAUSE), now)
 
     def _natpmp_answer(
         self,
@@ -255,8 +257,7 @@ class PortMapping:
                 if self._is_asking:
                     self._begin(_Protocol.NATPMP, now)
             elif self._protocol is _Protocol.NATPMP and self._is_asking:
-                self._set(None)
-                self._rest(PAUSE, now)
+                self._refused(PAUSE, now)
         elif self._protocol is not _Protocol.NATPMP:
             self._drops.drop(Drop.PORT_MAPPING_UNASKED)
         elif isinstance(answer, natpmp.ExternalAddress):
@@ -277,9 +278,15 @@ class PortMapping:
         is_ours = router is not None and external.host == router.local
         self._set(external if is_outside and not is_ours else None)
 
-    def _rest(self, seconds: float, now: float) -> None:
+    def _refused(self, pause: float, now: float) -> None:
+        """What a router does not do by one protocol it may do by another, set up apart from it."""
+        self._set(None)
+        self._refused_until = now + pause
+        self._begin(_Protocol.UPNP, now)
+
+    def _rest(self, now: float) -> None:
         self._is_asking = False
-        self._due_at = now + seconds
+        self._due_at = self._refused_until if self._refused_until > now else now + PAUSE
         if self.mapped is not None:
             self._due_at = min(self._due_at, self._expires_at)
 

@@ -20,6 +20,7 @@ from ntmpatch.wire.paths import Candidate, CandidateKind
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from ntmpatch.base.nat64 import Nat64Prefix
     from ntmpatch.handover.networks import Network, Picture
     from ntmpatch.runtime.carrier import Carrier, Path
 
@@ -42,6 +43,8 @@ class NodeEnds:
         self._kernels: dict[bool, Network] = {}
         """The same, if nobody had turned to another one."""
         self._turned: set[bool] = set()
+        self.nat64: Nat64Prefix | None = None
+        """What reaches IPv4 where we have none."""
         self._costs: dict[str, int] = {}
         """By address, beside the best network there is."""
         self.ends: Ends[Path] = Ends(
@@ -173,7 +176,12 @@ class NodeEnds:
             for key, number in self._ports.items()
             if key[1] == endpoint.is_ipv6
         ]
-        return [endpoint, *further] if self._has_way(endpoint) else further
+        if self._has_way(endpoint):
+            return [endpoint, *further]
+        if not further and self.nat64 is not None and not endpoint.is_ipv6:
+            embedded = self.nat64.embed(endpoint)
+            return self.paths_to(embedded) if embedded is not None else []
+        return further
 
     def _has_way(self, endpoint: Endpoint) -> bool:
         """By everybody's port; what the kernel's networks are may not be known."""
@@ -189,6 +197,12 @@ class NodeEnds:
             return self._carrier is not None and self._carrier.further_port(path.port) is not None
         end = path.relay if isinstance(path, RelayedEndpoint) else path
         return not isinstance(end, Endpoint) or self._has_way(end)
+
+    @staticmethod
+    def is_within(path: Path, prefix: Nat64Prefix) -> bool:
+        """Whether it leads through that NAT64."""
+        end = path.relay if isinstance(path, RelayedEndpoint) else _remote(path)
+        return end is not None and prefix.holds(end)
 
     @staticmethod
     def is_preferred(path: Path, families: Collection[bool] = FAMILIES) -> bool:

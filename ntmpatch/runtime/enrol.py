@@ -12,7 +12,8 @@ import gevent.event
 
 from ntmpatch.base.errors import UnavailableError
 from ntmpatch.negotiation.node import NodeNegotiation
-from ntmpatch.runtime.interfaces import concrete, usable
+from ntmpatch.runtime.interfaces import concrete, is_routable, usable
+from ntmpatch.runtime.nat64 import Nat64
 from ntmpatch.runtime.state import ENROLMENT
 from ntmpatch.runtime.station import Station
 from ntmpatch.runtime.trace import TraceWriter
@@ -21,6 +22,7 @@ from ntmpatch.signalling.enrolled import EnrolmentState
 from ntmpatch.signalling.errors import Silent
 
 if TYPE_CHECKING:
+    from ntmpatch.base.nat64 import Nat64Prefix
     from ntmpatch.crypto.token import Token
     from ntmpatch.runtime.settings import NodeSettings
     from ntmpatch.signalling.effects import Effect
@@ -60,6 +62,7 @@ class _Asking:
             on_effect=self._effect,
             gso=settings.offload,
         )
+        self._nat64 = Nat64(self._nat64_found)
 
     def enrol(self, timeout: float) -> bytes:
         """Be certified by the token."""
@@ -83,6 +86,8 @@ class _Asking:
         self._wait(timeout)
 
     def _wait(self, timeout: float) -> bytes:
+        if not any(map(is_routable, self.negotiation.server_endpoints())):
+            self._nat64.look_up()
         self.station.carrier.wake()
         try:
             return self.done.get(timeout=timeout) or b""
@@ -93,7 +98,12 @@ class _Asking:
                 f"the account server does not answer at {where} (tried for {timeout:.0f} s)"
             ) from None
         finally:
+            self._nat64.close()
             self.station.close()
+
+    def _nat64_found(self, _before: Nat64Prefix | None) -> None:
+        self.station.use_nat64(self._nat64.prefix)
+        self.station.carrier.wake()
 
     def _effect(self, effect: Effect, _now: float) -> None:
         match effect:

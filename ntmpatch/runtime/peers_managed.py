@@ -25,6 +25,7 @@ from ntmpatch.runtime.ends import FAMILIES, NodeEnds
 from ntmpatch.runtime.handover import Handover, ends_connection
 from ntmpatch.runtime.interfaces import concrete
 from ntmpatch.runtime.nat import NodeNat
+from ntmpatch.runtime.nat64 import Nat64
 from ntmpatch.runtime.netcheck import known_servers, probe_all, report
 from ntmpatch.runtime.packets import PacketSide, Route
 from ntmpatch.runtime.peer_events import NO_HANDSHAKE, PeerEvents
@@ -50,6 +51,7 @@ from ntmpatch.wire import local
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ntmpatch.base.nat64 import Nat64Prefix
     from ntmpatch.handover.networks import Change, Picture
     from ntmpatch.packet.tunnel.tunnel import Tunnel, TunnelEvent
     from ntmpatch.runtime.carrier import Carrier, Path
@@ -120,6 +122,7 @@ class ManagedPeers:
         self._ends.use(self.carrier)
         self._events = PeerEvents(events, self.carrier.tunnel)
         self._steps = SetUpSteps(self._station, self._negotiation, packets)
+        self._nat64 = Nat64(self._nat64_changed)
         self._handover = Handover(
             settings.interfaces, self._moved, packets.drops, on_first=self._see
         )
@@ -218,6 +221,7 @@ class ManagedPeers:
         """Leave the DC and close."""
         self._handover.close()
         self._doubt.close()
+        self._nat64.close()
         self.port_mapping.close(self.carrier)
         self._negotiation.leave(time.monotonic())
         self.carrier.wake()
@@ -325,6 +329,7 @@ class ManagedPeers:
     def _see(self, picture: Picture) -> None:
         """What the networks are to begin with."""
         self._ends.update(picture)
+        self._nat64.see(picture)
         self._use_router()
         self._paths.ends_changed(time.monotonic())
 
@@ -333,6 +338,7 @@ class ManagedPeers:
         self._station.trace("5.1", message="change of local addresses", at=change.heard_at)
         self._events.networks_changed(change)
         changed = self._ends.update(change.new)
+        self._nat64.see(change.new, afresh=change.interrupted)
         self._use_router(afresh=change.interrupted)
         moved = FAMILIES if change.interrupted else changed
         now = time.monotonic()
@@ -344,6 +350,18 @@ class ManagedPeers:
             self._paths.ends_changed(now)
             self._paths.reachable_at(self._candidates(), now)
         self.carrier.wake()
+
+    def _nat64_changed(self, before: Nat64Prefix | None) -> None:
+        """What there is of IPv4 is reached another way; who is registered by it tells where."""
+        now = time.monotonic()
+        self._ends.nat64 = self._nat64.prefix
+        self._station.use_nat64(self._nat64.prefix)
+        if before is not None:
+            self._paths.closed(lambda path: self._ends.is_within(path, before), now)
+        self._paths.ends_changed(now)
+        if self._nat64.prefix is not None:
+            self._tell_negotiation([])
+            self.carrier.wake()
 
     def _use_router(self, *, afresh: bool = False) -> None:
         if self._settings.maps_port:

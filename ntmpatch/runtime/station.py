@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ntmpatch.base.drops import DropCounter
+    from ntmpatch.base.nat64 import Nat64Prefix
     from ntmpatch.handover.bindings import RelayFailed
     from ntmpatch.handover.paths import PathManager
     from ntmpatch.packet.tunnel.peer import Peer
@@ -123,6 +124,7 @@ class Station:
         self._links: dict[bytes, NodeLink] = {}
         self._contacts: dict[bytes, Contact] = {}
         self._servers = ServerEnds(self.reachable, self._has_way)
+        self._nat64: Nat64Prefix | None = None
         self._jobs = Jobs(self._worked, group)
         self._to_call: list[Peer[Path]] = []
 
@@ -188,6 +190,20 @@ class Station:
                 path = self._path(contact)  # the same session, by another address of its relay
                 if path is not None:
                     self._watch(peer, [path])
+
+    def use_nat64(self, prefix: Nat64Prefix | None) -> None:
+        """What has no IPv6 address is reached by that NAT64 from now on; None: there is none.
+
+        Before paths are closed; nodes' own endpoints the path manager knows.
+        """
+        before, self._nat64 = self._nat64, prefix
+        for contact in self._contacts.values():
+            peer = self.tunnel.peers.get(contact.public_key)
+            if before is None or peer is None or contact.role == "node":
+                continue
+            if isinstance(peer.endpoint, Endpoint) and before.holds(peer.endpoint):
+                peer.endpoint = self._reachable(contact.endpoints)
+        self.change_families()
 
     def turn_from_silent_servers(self) -> bool:
         """Nothing comes from where they are called, whatever the routes say: try the other family.
@@ -401,8 +417,15 @@ class Station:
         return end.is_ipv6 in families and is_routable(end)
 
     def reachable(self, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
-        """Those of ``endpoints`` that are of a family which we have a port for."""
+        """Those of ``endpoints`` that are of a family which we have a port for.
+
+        Where a NAT64 is the only way to IPv4 ones, they are as it has them, and the last.
+        """
         families = {local.is_ipv6 for local in self.carrier.local_endpoints}
+        if self._nat64 is not None and True in families:
+            native = [end for end in endpoints if end.is_ipv6 or is_routable(end)]
+            others = (self._nat64.embed(end) for end in endpoints if end not in native)
+            endpoints = native + [end for end in others if end is not None]
         candidates = [end for end in endpoints if end.is_ipv6 in families]
         if len({end.is_ipv6 for end in candidates}) > 1:
             # A port of a family is bound even where this machine has no way into that network.
