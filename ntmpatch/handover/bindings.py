@@ -208,7 +208,16 @@ class RelayBindings:
 
     def path(self, public_key: bytes) -> RelayedEndpoint | None:
         """The peer's path through the relay that it was directed to last, while there is one."""
-        kept = [each.path for each in self._of.get(public_key, ()) if not each.is_replaced]
+        session = self._kept(public_key)
+        return session.path if session is not None else None
+
+    def route(self, public_key: bytes) -> RelayRoute | None:
+        """The session of that path, which its relay has at other addresses as well."""
+        session = self._kept(public_key)
+        return session.route if session is not None else None
+
+    def _kept(self, public_key: bytes) -> _Session | None:
+        kept = [each for each in self._of.get(public_key, ()) if not each.is_replaced]
         return kept[-1] if kept else None
 
     def replaced(self, public_key: bytes) -> list[RelayedEndpoint]:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from ntmpatch.packet.tunnel.tunnel import TunnelEvent
     from ntmpatch.runtime.jobs import Outcome
     from ntmpatch.runtime.trace import TraceWriter
+    from ntmpatch.signalling.effects import RelayRoute
     from ntmpatch.signalling.party import Party
     from ntmpatch.wire.paths import Candidate
 
@@ -186,8 +187,9 @@ class Station:
                 self._servers.moved(peer, contact)
                 continue
             before = self.relays.path(contact.public_key)
-            if before is not None and not self._has_way(before.relay):
-                path = self._path(contact)  # the same session, by another address of its relay
+            route = self.relays.route(contact.public_key)
+            if before is not None and route is not None and not self._has_way(before.relay):
+                path = self._relayed(contact.public_key, route)  # by another address of its relay
                 if path is not None:
                     self._watch(peer, [path])
 
@@ -387,12 +389,15 @@ class Station:
         if contact.connection:
             return None
         if contact.relay is not None:
-            usable = self.reachable(contact.relay.endpoints)
-            if not usable:
-                return None
-            relay = min(usable, key=self._is_other_family)
-            return self.relays.take(contact.public_key, contact.relay, relay, time.monotonic())
+            return self._relayed(contact.public_key, contact.relay)
         return self._reachable(contact.endpoints)
+
+    def _relayed(self, public_key: bytes, route: RelayRoute) -> Path | None:
+        usable = self.reachable(route.endpoints)
+        if not usable:
+            return None
+        relay = min(usable, key=self._is_other_family)
+        return self.relays.take(public_key, route, relay, time.monotonic())
 
     def _is_other_family(self, end: Endpoint) -> bool:
         """Whether our coordinators are spoken to in the other one: there, networks are in order."""

@@ -70,6 +70,19 @@ def test_a_relay_is_reached_in_the_family_that_the_coordinator_is(station: Stati
         station.turn_from_silent_servers()
 
 
+def test_a_session_goes_on_by_its_relays_other_address_whatever_was_directed_since(
+    station: Station,
+) -> None:
+    route = RelayRoute(bytes(32), (IPV4, IPV6), 1, 0, bytes(32))
+    carry_out(station, Contact(PEER, relay=route))
+    carry_out(station, Contact(PEER, (IPV4,)))
+    station.carrier.bind([Endpoint("::1", 0)])
+    station.change_families()
+    path = station.relays.path(PEER)
+    assert path is not None
+    assert path.relay == IPV6
+
+
 def test_what_the_kernel_merges_of_a_relay_servers_port_is_taken_apart(station: Station) -> None:
     """UDP_GRO: datagrams of one flow and one size, and a smaller one behind them."""
     seen: list[bytes] = []

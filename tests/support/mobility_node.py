@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ntmpatch.handover.networks import Picture
     from ntmpatch.packet.tunnel.peer import Peer
-    from ntmpatch.signalling.effects import Contact
+    from ntmpatch.signalling.effects import Contact, RelayRoute
 
 PORT = 5000
 FIRST_FURTHER_PORT = 6000
@@ -334,7 +334,8 @@ class MobileNode(WorldSeat):
             super().meet(contact, now)
             self._server_ends.called(self.tunnel.peers[contact.public_key], contact, now)
             return
-        path = self._relayed(contact, now)
+        route = contact.relay
+        path = self._relayed(contact.public_key, route, now) if route is not None else None
         peer = self.tunnel.peers.get(contact.public_key)
         if peer is None or peer.preshared_key != contact.preshared_key:
             peer = self.tunnel.add_peer(
@@ -360,11 +361,9 @@ class MobileNode(WorldSeat):
         leaving = self.relays.replaced(peer.public_key)
         self.paths.watch(peer, unique, now, endpoints, leaving=leaving)
 
-    def _relayed(self, contact: Contact, now: float) -> Any:
-        if contact.relay is None:
-            return None
-        relay = min(self.reachable(contact.relay.endpoints), key=self._is_other_family)
-        return self.relays.take(contact.public_key, contact.relay, relay, now)
+    def _relayed(self, public_key: bytes, route: RelayRoute, now: float) -> RelayedEndpoint:
+        relay = min(self.reachable(route.endpoints), key=self._is_other_family)
+        return self.relays.take(public_key, route, relay, now)
 
     def _has_way(self, end: Endpoint) -> bool:
         return self._route(end.is_ipv6) is not None
@@ -377,10 +376,9 @@ class MobileNode(WorldSeat):
             if contact.role != "node":
                 self._server_ends.moved(peer, contact)
                 continue
-            before = self.relays.path(key)
-            if before is not None and not self._has_way(before.relay):
-                path = self._relayed(contact, now) or self.reachable(contact.endpoints)[0]
-                self._watch(peer, [path], now)
+            before, route = self.relays.path(key), self.relays.route(key)
+            if before is not None and route is not None and not self._has_way(before.relay):
+                self._watch(peer, [self._relayed(key, route, now)], now)
 
     def _turn_from_silent_servers(self) -> bool:
         turned = [
