@@ -359,6 +359,7 @@ class PathManager(Generic[P]):
         way.answered_at = now
         way.pending.clear()
         way.ban = 0.0
+        way.banned_until = now
         self._timers.cancel((known, Alarm.PROBE, way))
         self._timers.cancel((known, Alarm.HELP, None))
         known.help_interval = UNREACHABLE_AFTER

@@ -96,3 +96,16 @@ def test_a_node_called_to_its_costlier_network_learns_whether_the_other_one_work
     assert a.path_to(b) == Through("wifi", b.endpoint)
     assert (b.endpoint in a.lost) is is_dead
     assert a.paths.works(lambda path: path == b.endpoint) is not is_dead
+
+
+def test_a_place_that_was_followed_to_in_vain_and_answers_by_now_is_followed_to() -> None:
+    """Who is there is heard all the time, so that the path in use is not suspected."""
+    net = PathNet(7)
+    a, b, _, theirs = _two_networks(net)
+    elsewhere = a.ends["wifi"][0]
+    theirs.ways[elsewhere].banned_until = net.now + 5.0
+    b.paths._prober.challenge(theirs, theirs.ways[elsewhere], net.now)
+    net.run(0.1)
+    net.blocked = lambda _source, destination: destination == a.endpoint
+    assert net.run(1.0, lambda: a.path_to(b) == Through("wifi", b.endpoint))
+    assert net.run(1.0, lambda: b.path_to(a) == elsewhere)
