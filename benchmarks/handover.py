@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from handover_lab.cases import CASES
 from handover_lab.peers import KINDS, PEERS
 from handover_lab.play import Result, Run, play
-from handover_lab.report import as_json, draw, table, write_document
+from handover_lab.report import OURS, as_json, draw, table, write_document
 from handover_lab.world import World, check_round_trip
 from lab import Lab, LabError, unavailable
 
@@ -44,7 +44,11 @@ def measure(options: argparse.Namespace, skipped: dict[str, str]) -> list[Result
                 and messages in PEERS[peer].kinds
                 and (PEERS[peer].has_relay or not case.needs_relay)
             }
-            turns = list(rows) * options.runs
+            counts = {
+                peer: options.runs if row.peer == OURS else min(options.runs, options.peer_runs)
+                for peer, row in rows.items()
+            }
+            turns = [peer for n in range(options.runs) for peer in rows if n < counts[peer]]
             with ThreadPoolExecutor(options.jobs) as pool:
                 played = [
                     pool.submit(play, case, PEERS[peer], messages, options.timeout, quiet)
@@ -55,6 +59,8 @@ def measure(options: argparse.Namespace, skipped: dict[str, str]) -> list[Result
             results += rows.values()
             if options.plots is not None:
                 draw(options.plots, list(rows.values()))
+            if options.json is not None:
+                options.json.write_text(json.dumps(as_json(results), indent=1) + "\n")
     return results
 
 
@@ -89,6 +95,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER")
     parser.add_argument("--messages", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--peer-runs", type=int, default=20, help="at most so many of the others")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--timeout", type=float, default=20.0, help="seconds until it is never")
     parser.add_argument("--plots", type=Path, metavar="DIRECTORY", help="a drawing of each, SVG")
@@ -105,8 +112,6 @@ def main() -> None:
     results = measure(options, skipped)
     text = table(results, skipped)
     print(f"\n{text}")
-    if options.json is not None:
-        options.json.write_text(json.dumps(as_json(results), indent=1) + "\n")
     if options.write:
         write_document(text, results, options)
 

@@ -85,14 +85,16 @@ def write_document(text: str, results: list[Result], options: argparse.Namespace
         f"![{CASES[each.case].title}, {each.kind}]({DRAWINGS.name}/{_file_name(each)})"
         for each in ours
     )
+    peer_runs = min(options.runs, options.peer_runs)
+    of_peers = f", {peer_runs} of other peers than `{OURS}`" if peer_runs < options.runs else ""
     DOCUMENT.write_text(
         f"""# Handover, measured
 
 Written by `python benchmarks/handover.py --write`. A message of 100 bytes is sent every 10 ms and
-echoed; round trip {ROUND_TRIP * 1000:.0f} ms, {options.runs} runs of each, {options.jobs} side by
-side, of which at most one starts its programs or awaits its recovery. The time is from the end of
-the switch to the first echo of a message that was sent after it; "never": not within
-{options.timeout:g} s. The ratio is to `ntmpatch` in the same case. Lost are messages of the whole
+echoed; round trip {ROUND_TRIP * 1000:.0f} ms, {options.runs} runs of each{of_peers};
+{options.jobs} side by side, of which at most one starts its programs or awaits its recovery. The
+time is from the end of the switch to the first echo of a message that was sent after it; "never":
+not within {options.timeout:g} s. The ratio is to `ntmpatch` in the same case. Lost are messages of the whole
 run whose echo never came, also before the end of the switch. A stream is intact if each of its
 bytes came back, once and in order.
 
