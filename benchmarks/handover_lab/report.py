@@ -94,9 +94,9 @@ Written by `python benchmarks/handover.py --write`. A message of 100 bytes is se
 echoed; round trip {ROUND_TRIP * 1000:.0f} ms, {options.runs} runs of each{of_peers};
 {options.jobs} side by side, of which at most one starts its programs or awaits its recovery. The
 time is from the end of the switch to the first echo of a message that was sent after it; "never":
-not within {options.timeout:g} s. The ratio is to `ntmpatch` in the same case. Lost are messages of the whole
-run whose echo never came, also before the end of the switch. A stream is intact if each of its
-bytes came back, once and in order.
+not within {options.timeout:g} s. The ratio is to `ntmpatch` in the same case. Lost are messages of
+the whole run whose echo never came, also before the end of the switch. A stream is intact if each
+of its bytes came back, once and in order.
 
 {text}
 
