@@ -115,11 +115,17 @@ class PortGuessing(Generic[P]):
         self._timers.arm((known, Alarm.GUESS, None), now + TICK)
 
     def stop(self, known: PeerPaths[P]) -> None:
-        """End the attempt; ports that became paths stay."""
+        """End the attempt; ports that became paths which work stay."""
         guess = known.guess
         self._timers.cancel((known, Alarm.GUESS, None))
         if guess is not None and not guess.is_over:
             guess.is_over = True
+            for path in guess.paths:
+                way = known.ways.get(path)
+                is_needed = way is known.current or path == known.trial_before
+                if way is not None and not way.proven and not is_needed:
+                    self._timers.cancel((known, Alarm.PROBE, way))
+                    del known.ways[path]
             self._close_ports([path for path in guess.paths if path not in known.ways])
             guess.paths, guess.ports = [], []
 

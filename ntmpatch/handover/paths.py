@@ -69,7 +69,10 @@ class PathManager(Generic[P]):
         self._peers: dict[bytes, PeerPaths[P]] = {}
         self._timers: TimerQueue[tuple[PeerPaths[P], Alarm, Way[P] | None]] = TimerQueue()
         self._events: deque[PathEvent[P]] = deque()
-        self._prober: Prober[P] = Prober(self._timers, ends, entropy, drops, keeps_warm=keeps_warm)
+        self._close_ports = close_ports
+        self._prober: Prober[P] = Prober(
+            *(self._timers, ends, entropy, drops), keeps_warm=keeps_warm, close_ports=close_ports
+        )
         self._candidates: Candidates[P] = Candidates(self._timers, entropy, drops)
         self._guessing: PortGuessing[P] = PortGuessing(
             self._timers, entropy, ends.paths_to, open_ports, close_ports
@@ -129,6 +132,7 @@ class PathManager(Generic[P]):
             self._timers.cancel((known, alarm, None))
         for way in known.ways.values():
             self._timers.cancel((known, Alarm.PROBE, way))
+        self._close_ports(list(known.ways))
 
     def gone(self, public_key: bytes, path: P) -> None:
         """A path leads nowhere from now on; `watch` says next what there is instead."""
@@ -136,6 +140,7 @@ class PathManager(Generic[P]):
         if known is None or (way := known.ways.pop(path, None)) is None:
             return
         self._timers.cancel((known, Alarm.PROBE, way))
+        self._close_ports([path])
         if known.trial_before == path:
             known.trial_before = None
         if known.peer.endpoint == path:
@@ -499,7 +504,7 @@ class PathManager(Generic[P]):
 
     def _follow(self, known: PeerPaths[P], path: P, size: int, now: float, *, told: bool) -> None:
         """The peer sends by ``path``: do so as well, on trial if it has not been proven."""
-        self._prober.add(known, path)
+        self._prober.add(known, path, is_used=True)
         way, current = known.ways.get(path), known.current
         if way is None or now < way.banned_until:
             return

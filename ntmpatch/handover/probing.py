@@ -11,7 +11,7 @@ from ntmpatch.wire import paths as wire
 from ntmpatch.wire.paths import PathMessage, encode_path_message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from ntmpatch.base.drops import DropCounter
     from ntmpatch.base.timers import TimerQueue
@@ -34,18 +34,23 @@ class Prober(Generic[P]):
         drops: DropCounter,
         *,
         keeps_warm: bool,
+        close_ports: Callable[[Collection[P]], None],
     ) -> None:
         self._timers = timers
+        self._close_ports = close_ports
         self._ends = ends
         self._entropy = entropy
         self._drops = drops
         self._keeps_warm = keeps_warm
 
-    def add(self, known: PeerPaths[P], path: P) -> Way[P] | None:
-        """A path that was not known; None if it was, or if there are too many."""
+    def add(self, known: PeerPaths[P], path: P, *, is_used: bool = False) -> Way[P] | None:
+        """A path that was not known; None if it was, or if there are too many.
+
+        ``is_used``: the peer sends its data there, which no path in reserve outweighs.
+        """
         if path in known.ways:
             return None
-        if len(known.ways) >= pace.MAX_WAYS and not self._make_room(known):
+        if len(known.ways) >= pace.MAX_WAYS and not self._make_room(known, is_used=is_used):
             self._drops.drop(Drop.PATH_TOO_MANY)
             return None
         way = Way(path, self._ends.is_relayed(path), self.cost(known, path))
@@ -75,14 +80,22 @@ class Prober(Generic[P]):
             if not way.proven and way.cost <= allowed:
                 self.probe(known, way, pace.PUNCH_INTERVALS, now)
 
-    def _make_room(self, known: PeerPaths[P]) -> bool:
-        """Forget the oldest path that does not work."""
-        for path, way in known.ways.items():
-            if not way.proven and way is not known.current and path != known.trial_before:
-                self._timers.cancel((known, Alarm.PROBE, way))
-                del known.ways[path]
-                return True
-        return False
+    def _make_room(self, known: PeerPaths[P], *, is_used: bool) -> bool:
+        """Forget the oldest path that does not work; or one that does, and is no relay's."""
+        spare = [
+            way
+            for way in known.ways.values()
+            if way is not known.current and way.path != known.trial_before
+        ]
+        idle = [way for way in spare if not way.proven]
+        if not idle and is_used:
+            idle = [way for way in spare if not way.relayed]
+        if not idle:
+            return False
+        self._timers.cancel((known, Alarm.PROBE, idle[0]))
+        del known.ways[idle[0].path]
+        self._close_ports([idle[0].path])
+        return True
 
     def challenge(
         self, known: PeerPaths[P], way: Way[P], now: float, *, used: bool = False

@@ -40,6 +40,8 @@ class NodeEnds:
         """By family (is it IPv6): the network of the ports that are everybody's."""
         self._ports: dict[tuple[int, bool], int] = {}
         """By interface and family: the number of the further port."""
+        self._guessed: dict[int, bool] = {}
+        """Numbers of the ports that were opened to guess with, and whether they are of IPv6."""
         self._kernels: dict[bool, Network] = {}
         """The same, if nobody had turned to another one."""
         self._turned: set[bool] = set()
@@ -77,9 +79,12 @@ class NodeEnds:
             self._use_interface(0, is_ipv6=is_ipv6)
         self._turned.clear()
         self._open_and_close()
-        return frozenset(
+        changed = frozenset(
             is_ipv6 for is_ipv6 in FAMILIES if before.get(is_ipv6) != self._chosen.get(is_ipv6)
         )
+        # They were for the NAT there.
+        self._close([number for number, is_ipv6 in self._guessed.items() if is_ipv6 in changed])
+        return changed
 
     def chosen(self, *, is_ipv6: bool) -> Network | None:
         """The network that everybody's port of a family sends by; None: none is known."""
@@ -218,16 +223,22 @@ class NodeEnds:
         try:
             while carrier is not None and len(opened) < count:
                 number = carrier.open_port(wildcard, "guessed port")
+                self._guessed[number] = endpoint.is_ipv6
                 opened.append(PortedEndpoint(number, endpoint, "guessed port"))
         except OSError as error:
             log.info("only %d ports to guess with: %s", len(opened), error)
         return opened
 
     def close_ports(self, paths: Collection[Path]) -> None:
-        """They are not wanted any more."""
-        for path in paths:
-            if isinstance(path, PortedEndpoint) and self._carrier is not None:
-                self._carrier.close_port(path.port)
+        """Paths that are not wanted any more; a network's own port stays while the network does."""
+        ports = {path.port for path in paths if isinstance(path, PortedEndpoint)}
+        self._close([number for number in ports if number in self._guessed])
+
+    def _close(self, numbers: Collection[int]) -> None:
+        for number in numbers:
+            del self._guessed[number]
+            if self._carrier is not None:
+                self._carrier.close_port(number)
 
     def candidates(self, mapped: Collection[Candidate]) -> list[Candidate]:
         """Where this node may be reached, the best first; ``mapped``: as servers see it."""

@@ -8,6 +8,7 @@ import pytest
 from path_net import RELAY, Echo, Nat, Node, Path, PathNet, Relayed, Through, pair
 
 from ntmpatch.base.addresses import Endpoint
+from ntmpatch.handover.pace import MAX_WAYS
 
 if TYPE_CHECKING:
     from ntmpatch.handover.ways import PeerPaths
@@ -109,3 +110,23 @@ def test_a_place_that_was_followed_to_in_vain_and_answers_by_now_is_followed_to(
     net.blocked = lambda _source, destination: destination == a.endpoint
     assert net.run(1.0, lambda: a.path_to(b) == Through("wifi", b.endpoint))
     assert net.run(1.0, lambda: b.path_to(a) == elsewhere)
+
+
+def test_a_peer_is_followed_though_as_many_paths_as_are_kept_in_mind_work() -> None:
+    net = PathNet(8)
+    a, b = pair(net, relayed=True)
+    Echo(net, a, b)
+    net.run(1.0)
+    theirs = b.paths.of(a.tunnel.public_key)
+    assert theirs is not None
+    for port in range(30_000, 30_000 + MAX_WAYS):
+        way = b.paths._prober.add(theirs, Endpoint("198.51.100.1", port))
+        if way is not None:
+            way.proven = True
+    assert len(theirs.ways) == MAX_WAYS
+    moved_at = net.now
+    a.move(Endpoint("203.0.113.7", 5000), None)
+    assert net.run(0.2, lambda: b.path_to(a) == a.endpoint)
+    assert net.now - moved_at < 3 * net.delay
+    assert len(theirs.ways) == MAX_WAYS
+    assert Relayed(RELAY) in theirs.ways

@@ -161,8 +161,8 @@ class Node:
 
     def _close_ports(self, paths: Collection[Path]) -> None:
         for path in paths:
-            assert isinstance(path, Through)
-            del self.ends[path.end]
+            if isinstance(path, Through) and path.end.startswith("port"):
+                del self.ends[path.end]
 
     def all_ends(self) -> list[tuple[str, Endpoint, Nat | None]]:
         """Where datagrams leave and arrive; the preferred end has no name."""
