@@ -30,7 +30,8 @@ def go_on(client: Process) -> None:
 
 def as_seen_by(node: DomainNode, other: DomainNode) -> Mapping[str, Any]:
     """What its status says of the other."""
-    (found,) = (each for each in node.status()["peers"] if each["name"] == other.fqdn)
+    peers: list[Mapping[str, Any]] = node.status()["peers"]
+    (found,) = (each for each in peers if each["name"] == other.fqdn)
     return found
 
 
